@@ -1,0 +1,107 @@
+//! What nodes call.
+
+use std::time::Duration;
+
+use reqwest::Method;
+
+use super::{Client, ClientError, decode, send};
+use crate::attempt::{Children, Dependencies, Report, Reported};
+use crate::ids::NodeId;
+use crate::log::{LogAck, LogAppend};
+use crate::node::{ClaimRequest, Claimed, LeaseRef, Registered, Registration, RenewRequest, Renewed};
+use crate::plan::Enqueued;
+use crate::task::Progress;
+
+/// What a held request may take longer than its `wait`.
+const SLACK: Duration = Duration::from_secs(10);
+/// A report or children may carry a whole plan.
+const LARGE: Duration = Duration::from_secs(120);
+
+fn path(lease: LeaseRef, tail: &str) -> String {
+    format!("/v1/tasks/{}/attempts/{}/{tail}", lease.task, lease.token)
+}
+
+impl Client {
+    /// Makes the node known.
+    ///
+    /// # Errors
+    /// Any [`ClientError`].
+    pub async fn register(&self, registration: &Registration) -> Result<Registered, ClientError> {
+        self.post("/v1/nodes", registration).await
+    }
+
+    /// Asks for work and waits for it as long as the request says.
+    ///
+    /// # Errors
+    /// Any [`ClientError`].
+    pub async fn claim(&self, node: NodeId, request: &ClaimRequest) -> Result<Claimed, ClientError> {
+        let call = self.request(Method::POST, &format!("/v1/nodes/{node}/claims")).json(request);
+        decode(send(call.timeout(request.wait.get() + SLACK)).await?).await
+    }
+
+    /// Renews leases and waits for cancels as long as the request says.
+    ///
+    /// # Errors
+    /// Any [`ClientError`].
+    pub async fn renew(&self, node: NodeId, request: &RenewRequest) -> Result<Renewed, ClientError> {
+        let call = self.request(Method::POST, &format!("/v1/nodes/{node}/renewals")).json(request);
+        decode(send(call.timeout(request.wait.get() + SLACK)).await?).await
+    }
+
+    /// Says that the attempt's program was started.
+    ///
+    /// # Errors
+    /// Any [`ClientError`].
+    pub async fn report_start(&self, lease: LeaseRef) -> Result<(), ClientError> {
+        let call = self.request(Method::POST, &path(lease, "start"));
+        send(call.json(&serde_json::json!({}))).await.map(drop)
+    }
+
+    /// Says how far the attempt is.
+    ///
+    /// # Errors
+    /// Any [`ClientError`].
+    pub async fn report_progress(&self, lease: LeaseRef, progress: &Progress) -> Result<(), ClientError> {
+        send(self.request(Method::POST, &path(lease, "progress")).json(progress)).await.map(drop)
+    }
+
+    /// Appends log lines.
+    ///
+    /// # Errors
+    /// Any [`ClientError`].
+    pub async fn append_logs(&self, lease: LeaseRef, lines: &LogAppend) -> Result<LogAck, ClientError> {
+        self.post(&path(lease, "logs"), lines).await
+    }
+
+    /// Enqueues tasks under the attempt's task.
+    ///
+    /// # Errors
+    /// Any [`ClientError`].
+    pub async fn spawn_children(
+        &self,
+        lease: LeaseRef,
+        children: &Children,
+    ) -> Result<Enqueued, ClientError> {
+        decode(
+            send(self.request(Method::POST, &path(lease, "children")).timeout(LARGE).json(children)).await?,
+        )
+        .await
+    }
+
+    /// The results of the tasks that the attempt's task depended on.
+    ///
+    /// # Errors
+    /// Any [`ClientError`].
+    pub async fn dependencies(&self, lease: LeaseRef) -> Result<Dependencies, ClientError> {
+        decode(send(self.request(Method::GET, &path(lease, "dependencies")).timeout(LARGE)).await?).await
+    }
+
+    /// Settles the attempt.
+    ///
+    /// # Errors
+    /// Any [`ClientError`]; `lease-lost`, `result-conflict` and `plan-invalid` are final.
+    pub async fn report(&self, lease: LeaseRef, report: &Report) -> Result<Reported, ClientError> {
+        decode(send(self.request(Method::POST, &path(lease, "report")).timeout(LARGE).json(report)).await?)
+            .await
+    }
+}

@@ -1,0 +1,130 @@
+//! Durations on the wire: text such as `90s`, `1h30m` or `250ms`.
+
+use std::fmt;
+use std::str::FromStr;
+use std::time::Duration;
+
+use jiff::SignedDuration;
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
+
+/// A length of time, never negative, with a resolution of one millisecond.
+///
+/// Written as `1h30m`, `90s`, `250ms`; ISO 8601 (`PT90S`) is read too. Units up to weeks; a day is 24 hours.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema), schema(value_type = String, example = "1m30s"))]
+pub struct Span(Duration);
+
+/// Why a text is not a [`Span`].
+#[derive(Debug, thiserror::Error)]
+pub enum SpanError {
+    /// Not a duration at all.
+    #[error("not a duration such as 90s, 5m or 1h30m: {0}")]
+    Syntax(String),
+    /// Less than nothing.
+    #[error("a duration cannot be negative")]
+    Negative,
+}
+
+impl Span {
+    /// `seconds` seconds.
+    #[must_use]
+    pub const fn secs(seconds: u64) -> Self {
+        Self(Duration::from_secs(seconds))
+    }
+
+    /// `milliseconds` milliseconds.
+    #[must_use]
+    pub const fn millis(milliseconds: u64) -> Self {
+        Self(Duration::from_millis(milliseconds))
+    }
+
+    /// The same length for the standard library.
+    #[must_use]
+    pub const fn get(self) -> Duration {
+        self.0
+    }
+
+    /// Whole milliseconds, at most `i64::MAX`.
+    #[must_use]
+    pub fn as_millis(self) -> i64 {
+        i64::try_from(self.0.as_millis()).unwrap_or(i64::MAX)
+    }
+}
+
+impl From<Duration> for Span {
+    fn from(value: Duration) -> Self {
+        Self(value)
+    }
+}
+
+impl fmt::Display for Span {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let total = self.0.as_millis();
+        if total == 0 {
+            return f.write_str("0s");
+        }
+        let (hours, rest) = (total / 3_600_000, total % 3_600_000);
+        let (minutes, rest) = (rest / 60_000, rest % 60_000);
+        let (seconds, millis) = (rest / 1_000, rest % 1_000);
+        for (value, unit) in [(hours, "h"), (minutes, "m"), (seconds, "s"), (millis, "ms")] {
+            if value > 0 {
+                write!(f, "{value}{unit}")?;
+            }
+        }
+        Ok(())
+    }
+}
+
+impl FromStr for Span {
+    type Err = SpanError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let signed: SignedDuration =
+            text.trim().parse().map_err(|error: jiff::Error| SpanError::Syntax(error.to_string()))?;
+        let whole = Duration::try_from(signed).map_err(|_| SpanError::Negative)?;
+        let millis = u64::try_from(whole.as_millis()).map_err(|_| SpanError::Syntax("too long".into()))?;
+        Ok(Self::millis(millis))
+    }
+}
+
+impl Serialize for Span {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for Span {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        text.parse().map_err(de::Error::custom)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn a_span_reads_back_what_it_wrote(millis in 0_u64..100_000_000_000) {
+            let span = Span::millis(millis);
+            prop_assert_eq!(span.to_string().parse::<Span>().unwrap(), span);
+        }
+    }
+
+    #[test]
+    fn people_and_iso_8601_may_both_write_a_span() {
+        for text in ["90s", "1m30s", "1m 30s", "PT90S", "1.5m"] {
+            assert_eq!(text.parse::<Span>().unwrap(), Span::secs(90), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_negative_or_wordless_span_is_refused() {
+        for text in ["-90s", "soon", "", "90"] {
+            assert!(text.parse::<Span>().is_err(), "{text}");
+        }
+    }
+}

@@ -1,0 +1,50 @@
+//! Limits that more than one part must agree on. Sizes are in bytes.
+
+/// Tasks in one plan.
+pub const PLAN_TASKS: usize = 100_000;
+/// Tasks in one batch of `POST /v1/batches`.
+pub const BATCH_TASKS: usize = 10_000;
+/// Dependencies of one task.
+pub const DEPENDENCIES: usize = 100_000;
+/// Body of a request that carries one task or less.
+pub const BODY: usize = 4 << 20;
+/// Body of a request that carries a plan or a batch of tasks.
+pub const PLAN_BODY: usize = 64 << 20;
+/// A task's input, as JSON text.
+pub const INPUT: usize = 1 << 20;
+/// A task's result, as JSON text.
+pub const RESULT: usize = 1 << 20;
+/// A whole artifact.
+pub const ARTIFACT: u64 = 16 << 30;
+/// Artifacts that one attempt may keep.
+pub const ARTIFACTS_PER_ATTEMPT: i64 = 1_000;
+/// Input artifacts of one task.
+pub const INPUT_ARTIFACTS: usize = 16;
+/// One log line, in bytes of UTF-8; a longer one is split by the agent.
+pub const LOG_LINE: usize = 16 << 10;
+/// Log lines in one request.
+pub const LOG_LINES: usize = 1_000;
+/// Log text that the coordinator keeps of one attempt; what comes after is counted and dropped.
+pub const LOG_BYTES_PER_ATTEMPT: i64 = 64 << 20;
+/// Items on one page of a list.
+pub const PAGE: u32 = 500;
+/// Tasks in one claim.
+pub const CLAIM: u32 = 256;
+/// Leases in one renewal.
+pub const RENEWAL: usize = 1_024;
+/// How deep tasks may spawn tasks. A goal is at depth 0.
+pub const DEPTH: i16 = 16;
+/// Rounds of planning that one goal may ask for.
+pub const PLANNING_ROUNDS: i32 = 100;
+/// Length of names, labels' keys and values, and idempotency keys.
+pub const NAME: usize = 128;
+/// Labels on one task or node.
+pub const LABELS: usize = 32;
+/// Grants that may end in `runtime_error` before the task fails.
+pub const RUNTIME_ERRORS: i32 = 5;
+/// Highest `retry.max_attempts`.
+pub const ATTEMPTS: i32 = 100;
+/// Highest and, negated, lowest priority.
+pub const PRIORITY: i16 = 100;
+/// Longest duration that a task may name, in seconds (366 days).
+pub const DURATION_SECS: u64 = 366 * 86_400;

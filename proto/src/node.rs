@@ -1,0 +1,182 @@
+//! What a node and the coordinator say to each other about the node itself: register, claim, renew.
+//!
+//! A node never needs the coordinator's clock: leases travel as durations from the moment of the answer, and a node counts
+//! them from the moment it *sent* the request, so it always gives up first.
+
+use std::collections::BTreeMap;
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use crate::duration::Span;
+use crate::ids::{FencingToken, InstanceId, NodeId, TaskId};
+use crate::spec::{NewTask, Role};
+use crate::task::Step;
+
+/// A daemon makes itself known. Doing so again with the same name and instance changes nothing but the details; with
+/// another instance, the daemon of that name is taken to have died: its leases end at once.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+#[serde(deny_unknown_fields)]
+pub struct Registration {
+    /// Unique in the namespace. Letters, digits, `.`, `_`, `-`; at most 128 bytes.
+    pub name: String,
+    /// This run of the daemon.
+    pub instance: InstanceId,
+    /// Must be what the token allows.
+    pub role: Role,
+    /// Attempts it can run at once; 1 to 10,000.
+    pub slots: u32,
+    /// Orca's version.
+    pub version: String,
+    /// What runs the containers, such as `docker 20.10.24 (API 1.41)` or `process (no isolation)`.
+    pub runtime: String,
+    /// For people and placement; at most 32.
+    #[serde(default)]
+    pub labels: BTreeMap<String, String>,
+}
+
+/// The coordinator's answer to a registration.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct Registered {
+    /// The node's id; the same for the same name.
+    pub id: NodeId,
+    /// How long a lease lasts from a grant or a renewal.
+    pub lease: Span,
+}
+
+/// Asks for work. Answered at once if there is some, else as soon as there is, else with nothing after `wait`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+#[serde(deny_unknown_fields)]
+pub struct ClaimRequest {
+    /// The daemon's run; a superseded one gets `conflict` and must stop.
+    pub instance: InstanceId,
+    /// Free slots: the most grants to answer; 1 to 256.
+    pub slots: u32,
+    /// How long to hold the request; at most 60 s.
+    pub wait: Span,
+    /// Only these queues; all when empty.
+    #[serde(default)]
+    pub queues: Vec<String>,
+}
+
+/// Grants, best first.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct Claimed {
+    /// At most as many as asked for; none after a wait in vain.
+    pub grants: Vec<Grant>,
+}
+
+/// The right to run one attempt of one task until the lease ends.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct Grant {
+    /// The task.
+    pub task: TaskId,
+    /// The fencing token of this grant.
+    pub token: FencingToken,
+    /// The attempt's number, from 1.
+    pub attempt: i32,
+    /// Attempts in all.
+    pub max_attempts: i32,
+    /// How long the lease lasts, from the moment the request was sent.
+    pub lease: Span,
+    /// For planners' tasks, which step.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub step: Option<Step>,
+    /// The goal or task that it is under.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub parent: Option<TaskId>,
+    /// Whether there are results of dependencies (for a finish step: of the plan's tasks) to fetch before the start.
+    pub has_dependencies: bool,
+    /// What to run.
+    pub spec: NewTask,
+}
+
+/// Keeps leases alive, and waits for requests to cancel. The leases are renewed when the request arrives; it is answered
+/// when one of them is to be cancelled or was lost, or else after `wait`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+#[serde(deny_unknown_fields)]
+pub struct RenewRequest {
+    /// The daemon's run.
+    pub instance: InstanceId,
+    /// The leases held; at most 1,024. None at all still says that the node lives.
+    pub leases: Vec<LeaseRef>,
+    /// Cancels already known: do not answer early for these.
+    #[serde(default)]
+    pub cancelling: Vec<LeaseRef>,
+    /// How long to hold the request; at most a third of the lease is sensible, and no more is granted.
+    pub wait: Span,
+    /// The node takes no more work and will go once its attempts have ended.
+    #[serde(default)]
+    pub draining: bool,
+}
+
+/// One lease.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+#[serde(deny_unknown_fields)]
+pub struct LeaseRef {
+    /// The task.
+    pub task: TaskId,
+    /// The fencing token.
+    pub token: FencingToken,
+}
+
+/// What became of the leases.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct Renewed {
+    /// How long the kept leases last, from the moment the request was sent.
+    pub lease: Span,
+    /// No longer this node's: stop these attempts and report nothing.
+    pub lost: Vec<LeaseRef>,
+    /// To be cancelled: SIGTERM, the task's grace, SIGKILL, then report `cancelled`.
+    pub cancel: Vec<LeaseRef>,
+}
+
+/// Whether a node takes work.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+#[serde(rename_all = "snake_case")]
+pub enum NodeState {
+    /// Heard of within the last lease, takes work.
+    Ready,
+    /// Heard of, finishes what it has.
+    Draining,
+    /// Not heard of for longer than a lease.
+    Gone,
+}
+
+/// A node as operators see it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct Node {
+    /// Its id.
+    pub id: NodeId,
+    /// Its name.
+    pub name: String,
+    /// Its role.
+    pub role: Role,
+    /// Whether it takes work.
+    pub state: NodeState,
+    /// Attempts it can run at once.
+    pub slots: u32,
+    /// Leases it holds.
+    pub running: u32,
+    /// Orca's version.
+    pub version: String,
+    /// What runs its containers.
+    pub runtime: String,
+    /// Its labels.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub labels: BTreeMap<String, String>,
+    /// When its name was first registered.
+    pub registered_at: Timestamp,
+    /// When it was last heard of.
+    pub last_seen_at: Timestamp,
+}
