@@ -135,7 +135,11 @@ fn image_reference(text: &str) -> bool {
     let mut parts: Vec<&str> = path.split('/').collect();
     if parts.len() > 1 && (parts[0].contains(['.', ':']) || parts[0] == "localhost") {
         let host = parts.remove(0);
-        if host.is_empty() || !host.bytes().all(|b| b.is_ascii_alphanumeric() || b".-:[]".contains(&b)) {
+        let edge = |b: Option<u8>| b.is_some_and(|b| b.is_ascii_alphanumeric() || b"[]".contains(&b));
+        if !edge(host.bytes().next())
+            || !edge(host.bytes().last())
+            || !host.bytes().all(|b| b.is_ascii_alphanumeric() || b".-:[]".contains(&b))
+        {
             return false;
         }
     }
