@@ -1,0 +1,67 @@
+//! The stream of events, in an order that a late commit cannot upset.
+
+use std::fmt;
+use std::str::FromStr;
+
+use orca_proto::event::Event;
+use orca_proto::ids::TaskId;
+
+use super::{App, Error, Principal};
+
+/// A place in the stream of events: after which transaction, and where in it. Travels as `xid-seq`; opaque to clients.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct EventCursor {
+    pub(crate) xid: i64,
+    pub(crate) seq: i64,
+}
+
+/// A text that is no cursor of this stream.
+#[derive(Debug, thiserror::Error)]
+#[error("not a cursor of this stream; leave it out to begin anew")]
+pub struct EventCursorError;
+
+impl fmt::Display for EventCursor {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}-{}", self.xid, self.seq)
+    }
+}
+
+impl FromStr for EventCursor {
+    type Err = EventCursorError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let (xid, seq) = text.split_once('-').ok_or(EventCursorError)?;
+        let number =
+            |text: &str| text.parse::<u64>().ok().and_then(|n| i64::try_from(n).ok()).ok_or(EventCursorError);
+        Ok(Self { xid: number(xid)?, seq: number(seq)? })
+    }
+}
+
+impl App {
+    /// At most `limit` events of the namespace after a place (`None`: from the beginning of what is kept), oldest first;
+    /// with `task` only those of it and of the tasks directly under it.
+    ///
+    /// # Errors
+    /// [`Error::Database`].
+    pub async fn events_after(
+        &self,
+        who: &Principal,
+        after: Option<&EventCursor>,
+        task: Option<TaskId>,
+        limit: u32,
+    ) -> Result<Vec<Event>, Error> {
+        let _ = (who, after, task, limit);
+        Err(Error::Unavailable("not built yet"))
+    }
+
+    /// The place after everything that readers can see now.
+    ///
+    /// # Errors
+    /// [`Error::Database`].
+    pub async fn events_head(&self) -> Result<EventCursor, Error> {
+        Err(Error::Unavailable("not built yet"))
+    }
+
+    /// Resolves when new events may be there, at the latest after a second.
+    pub async fn events_changed(&self) {}
+}

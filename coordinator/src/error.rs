@@ -1,0 +1,145 @@
+//! The crate's one error: what the caller is told, and apart from it what only the log is told.
+//!
+//! [`Error::problem`] is the one place where an error becomes an answer, named database constraints included. Sources
+//! (database, disk) are for the log; no answer ever shows them.
+
+use std::io;
+
+use orca_proto::problem::{FieldError, Kind, Problem};
+
+/// Why the application refused or could not do something.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The caller's fault or the state's: told in full.
+    #[error("{0}")]
+    Refused(Box<Problem>),
+    /// The database failed or does not answer.
+    #[error("the database failed")]
+    Database(#[from] sqlx::Error),
+    /// The artifact store failed.
+    #[error("the artifact store failed: {0}")]
+    Storage(&'static str, #[source] io::Error),
+    /// Something that must always hold did not.
+    #[error("an internal rule was broken: {0}")]
+    Internal(String),
+    /// Not now: going down, or over a limit that passes by itself.
+    #[error("{0}")]
+    Unavailable(&'static str),
+}
+
+/// Why the coordinator could not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The database could not be reached or refused the login.
+    #[error("cannot connect to the database: {0}; check DATABASE_URL and that Postgres is running")]
+    Connect(#[source] sqlx::Error),
+    /// The schema could not be brought up to date.
+    #[error("cannot bring the database's schema up to date: {0}")]
+    Migrate(#[from] sqlx::migrate::MigrateError),
+    /// The data directory cannot be used.
+    #[error(
+        "cannot use the data directory {path}: {source}; set ORCA_DATA_DIR to a directory that can be written"
+    )]
+    DataDir {
+        /// The directory.
+        path: String,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// A setting is out of range.
+    #[error("{0}")]
+    Setting(String),
+}
+
+/// What each named constraint says of the request that broke it.
+const CONSTRAINTS: &[(&str, Kind, &str)] = &[
+    ("nodes_name_key", Kind::Conflict, "another node registered this name just now; register again"),
+    (
+        "idempotency_keys_pkey",
+        Kind::Conflict,
+        "a request with the same idempotency key is under way; send it again",
+    ),
+    ("tasks_parent_fkey", Kind::NotFound, "the task it belongs under no longer exists"),
+];
+
+impl Error {
+    /// A refusal of `kind`.
+    pub fn refused(kind: Kind, detail: impl Into<String>) -> Self {
+        Self::Refused(Box::new(Problem::new(kind, detail)))
+    }
+
+    /// A refusal that names fields.
+    #[must_use]
+    pub fn validation(errors: Vec<FieldError>) -> Self {
+        Self::Refused(Box::new(Problem::validation(errors)))
+    }
+
+    /// A refusal of one field.
+    pub fn field(pointer: impl Into<String>, detail: impl Into<String>) -> Self {
+        Self::validation(vec![FieldError::new(pointer, detail)])
+    }
+
+    /// Absent, or another namespace's: the two look the same.
+    #[must_use]
+    pub fn not_found() -> Self {
+        Self::refused(Kind::NotFound, "there is no such thing in this namespace")
+    }
+
+    /// The fencing token is stale or its lease has run out.
+    #[must_use]
+    pub fn lease_lost() -> Self {
+        Self::refused(
+            Kind::LeaseLost,
+            "this lease is no longer held; stop the attempt and report nothing more",
+        )
+    }
+
+    /// The answer to the caller, without a request id.
+    #[must_use]
+    pub fn problem(&self) -> Problem {
+        match self {
+            Self::Refused(problem) => Problem::clone(problem),
+            Self::Unavailable(detail) => Problem::new(Kind::Unavailable, *detail),
+            Self::Database(error) => database_problem(error),
+            Self::Storage(..) | Self::Internal(_) => {
+                Problem::new(Kind::Internal, "the request id is in the coordinator's log, with the cause")
+            }
+        }
+    }
+
+    /// Whether the same request may succeed when tried again at once: the database gave up one of several transactions
+    /// that were in each other's way.
+    #[must_use]
+    pub fn is_contention(&self) -> bool {
+        matches!(self, Self::Database(sqlx::Error::Database(error))
+            if matches!(error.code().as_deref(), Some("40001" | "40P01")))
+    }
+}
+
+fn database_problem(error: &sqlx::Error) -> Problem {
+    if let sqlx::Error::Database(error) = error {
+        if let Some(name) = error.constraint()
+            && let Some((_, kind, detail)) = CONSTRAINTS.iter().find(|(known, ..)| *known == name)
+        {
+            return Problem::new(*kind, *detail);
+        }
+        // Class 57: the server is shutting down, or a statement ran into its time limit; class 53: it is out of something.
+        let code = error.code();
+        let class = code.as_deref().and_then(|code| code.get(..2));
+        if matches!(class, Some("57" | "53" | "40" | "08" | "55")) {
+            return Problem::new(Kind::Unavailable, "the database is busy or restarting; try again");
+        }
+        return Problem::new(Kind::Internal, "the request id is in the coordinator's log, with the cause");
+    }
+    match error {
+        sqlx::Error::Io(_)
+        | sqlx::Error::Tls(_)
+        | sqlx::Error::Protocol(_)
+        | sqlx::Error::PoolTimedOut
+        | sqlx::Error::PoolClosed
+        | sqlx::Error::WorkerCrashed => {
+            Problem::new(Kind::Unavailable, "the database does not answer; try again")
+        }
+        _ => Problem::new(Kind::Internal, "the request id is in the coordinator's log, with the cause"),
+    }
+}
