@@ -1,0 +1,157 @@
+//! How a program ends, without any process in sight: what was asked of it, when it must be killed, and what its end means.
+
+use std::time::Duration;
+
+use orca_proto::task::{Outcome, Timeout};
+use rustix::process::{Signal, WaitStatus};
+use tokio::time::Instant;
+
+use crate::contact::Gone;
+
+/// The exit code with which a shell passes on that its last command was killed by SIGKILL.
+const SHELL_SAW_KILL: i32 = 128 + 9;
+
+/// Why the agent ends the program.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Why {
+    /// Somebody asked for it.
+    Cancelled,
+    /// It ran for as long as it may.
+    TimeLimit,
+    /// The node is gone, or the lease.
+    Gone(Gone),
+}
+
+/// A program that is being ended.
+#[derive(Clone, Copy, Debug)]
+struct Stop {
+    why: Why,
+    kill_at: Instant,
+}
+
+/// What the agent has asked of the program so far.
+#[derive(Debug, Default)]
+pub(crate) struct Ending {
+    stop: Option<Stop>,
+}
+
+impl Ending {
+    /// Asks for the program's end, `grace` after a SIGTERM. Whether the SIGTERM is to be sent now: the first reason stays
+    /// the reason, but a later wish can bring SIGKILL nearer.
+    pub(crate) fn ask(&mut self, why: Why, now: Instant, grace: Duration) -> bool {
+        let kill_at = now + grace;
+        match &mut self.stop {
+            None => {
+                self.stop = Some(Stop { why, kill_at });
+                true
+            }
+            Some(stop) => {
+                stop.kill_at = stop.kill_at.min(kill_at);
+                // Nobody is left to hear of a cancellation or a limit.
+                if matches!(why, Why::Gone(_)) {
+                    stop.why = why;
+                }
+                false
+            }
+        }
+    }
+
+    /// When to send SIGKILL.
+    pub(crate) fn kill_at(&self) -> Option<Instant> {
+        self.stop.map(|stop| stop.kill_at)
+    }
+
+    /// Why the program was ended, if it was.
+    pub(crate) fn why(&self) -> Option<Why> {
+        self.stop.map(|stop| stop.why)
+    }
+
+    /// What to report of a program that ended with `status`; `oom` is whether the kernel killed something of this container
+    /// for memory meanwhile. `Err` where there is nobody to report to.
+    pub(crate) fn outcome(&self, status: WaitStatus, oom: bool) -> Result<Outcome, Gone> {
+        match self.why() {
+            Some(Why::Gone(gone)) => Err(gone),
+            Some(Why::Cancelled) => Ok(Outcome::Cancelled),
+            Some(Why::TimeLimit) => Ok(Outcome::TimedOut { which: Timeout::StartToClose }),
+            None => Ok(by_itself(status, oom)),
+        }
+    }
+}
+
+fn by_itself(status: WaitStatus, oom: bool) -> Outcome {
+    if let Some(signal) = status.terminating_signal() {
+        if oom && signal == Signal::KILL.as_raw() {
+            return Outcome::OutOfMemory;
+        }
+        return Outcome::Killed { signal };
+    }
+    match status.exit_status() {
+        Some(0) => Outcome::Succeeded,
+        Some(SHELL_SAW_KILL) if oom => Outcome::OutOfMemory,
+        code => Outcome::Failed {
+            exit_code: code.unwrap_or(-1),
+            reason: oom
+                .then(|| "the kernel killed one of its processes for going over the memory limit".to_owned()),
+        },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const GRACE: Duration = Duration::from_secs(10);
+
+    fn exited(code: i32) -> WaitStatus {
+        WaitStatus::new(code << 8)
+    }
+
+    fn killed(signal: i32) -> WaitStatus {
+        WaitStatus::new(signal)
+    }
+
+    #[test]
+    fn a_program_that_ends_by_itself_is_told_by_its_status() {
+        let ending = Ending::default();
+        let failed = |exit_code| Outcome::Failed { exit_code, reason: None };
+        assert_eq!(ending.outcome(exited(0), false), Ok(Outcome::Succeeded));
+        assert_eq!(ending.outcome(exited(7), false), Ok(failed(7)));
+        assert_eq!(ending.outcome(exited(137), false), Ok(failed(137)));
+        assert_eq!(ending.outcome(killed(11), false), Ok(Outcome::Killed { signal: 11 }));
+        assert_eq!(ending.outcome(killed(9), false), Ok(Outcome::Killed { signal: 9 }));
+    }
+
+    #[test]
+    fn memory_is_the_reason_only_where_a_kill_and_the_counter_agree() {
+        let ending = Ending::default();
+        assert_eq!(ending.outcome(killed(9), true), Ok(Outcome::OutOfMemory));
+        assert_eq!(ending.outcome(exited(137), true), Ok(Outcome::OutOfMemory));
+        assert_eq!(ending.outcome(killed(11), true), Ok(Outcome::Killed { signal: 11 }));
+        assert_eq!(ending.outcome(exited(0), true), Ok(Outcome::Succeeded));
+        assert!(matches!(
+            ending.outcome(exited(1), true),
+            Ok(Outcome::Failed { exit_code: 1, reason: Some(reason) }) if reason.contains("memory")
+        ));
+    }
+
+    #[test]
+    fn the_first_reason_stays_and_the_shortest_grace_counts() {
+        let now = Instant::now();
+        let mut ending = Ending::default();
+        assert!(ending.ask(Why::TimeLimit, now, GRACE));
+        assert!(!ending.ask(Why::Cancelled, now, Duration::ZERO));
+        assert_eq!(ending.kill_at(), Some(now));
+        assert!(!ending.ask(Why::Cancelled, now, GRACE));
+        assert_eq!(ending.kill_at(), Some(now));
+        assert_eq!(ending.outcome(exited(0), false), Ok(Outcome::TimedOut { which: Timeout::StartToClose }));
+    }
+
+    #[test]
+    fn nothing_is_reported_once_the_lease_is_lost() {
+        let now = Instant::now();
+        let mut ending = Ending::default();
+        assert!(ending.ask(Why::Cancelled, now, GRACE));
+        assert!(!ending.ask(Why::Gone(Gone::LeaseLost), now, Duration::ZERO));
+        assert_eq!(ending.outcome(killed(9), false), Err(Gone::LeaseLost));
+    }
+}
