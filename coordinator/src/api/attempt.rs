@@ -1,0 +1,145 @@
+//! What a node says of one attempt that it holds the lease of. All of it is fenced by the token in the path.
+
+use axum::extract::State;
+use axum::http::StatusCode;
+use orca_proto::attempt::{Children, Dependencies, Report, Reported};
+use orca_proto::limits;
+use orca_proto::log::{LogAck, LogAppend};
+use orca_proto::plan::Enqueued;
+use orca_proto::task::Progress;
+
+use super::auth::NodeAuth;
+use super::extract::{Json, LeasePath, NoBody, Path};
+use super::refusal::Refusal;
+use crate::app::App;
+
+/// Report the start
+///
+/// The attempt's program was started. The body is empty or `{}`.
+#[utoipa::path(
+    post,
+    path = "/v1/tasks/{id}/attempts/{token}/start",
+    tag = "attempts",
+    operation_id = "report_start",
+    params(LeasePath),
+    security(("bearer" = ["planner"]), ("bearer" = ["worker"])),
+    responses((status = 204, description = "Noted")),
+)]
+pub(super) async fn start(
+    NodeAuth(who): NodeAuth,
+    State(app): State<App>,
+    Path(path): Path<LeasePath>,
+    _body: NoBody,
+) -> Result<StatusCode, Refusal> {
+    app.attempt_start(&who, path.lease()).await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+/// Report progress
+///
+/// How far the attempt is; the latest counts.
+#[utoipa::path(
+    post,
+    path = "/v1/tasks/{id}/attempts/{token}/progress",
+    tag = "attempts",
+    operation_id = "report_progress",
+    params(LeasePath),
+    request_body = Progress,
+    security(("bearer" = ["planner"]), ("bearer" = ["worker"])),
+    responses((status = 204, description = "Noted")),
+)]
+pub(super) async fn progress(
+    NodeAuth(who): NodeAuth,
+    State(app): State<App>,
+    Path(path): Path<LeasePath>,
+    Json(body): Json<Progress>,
+) -> Result<StatusCode, Refusal> {
+    app.attempt_progress(&who, path.lease(), body).await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+/// Append log lines
+///
+/// Lines that were stored before are passed over, so a repeat is harmless.
+#[utoipa::path(
+    post,
+    path = "/v1/tasks/{id}/attempts/{token}/logs",
+    tag = "attempts",
+    operation_id = "append_logs",
+    params(LeasePath),
+    request_body = LogAppend,
+    security(("bearer" = ["planner"]), ("bearer" = ["worker"])),
+    responses((status = 200, description = "How far the log is stored", body = LogAck)),
+)]
+pub(super) async fn logs(
+    NodeAuth(who): NodeAuth,
+    State(app): State<App>,
+    Path(path): Path<LeasePath>,
+    Json(body): Json<LogAppend>,
+) -> Result<Json<LogAck>, Refusal> {
+    Ok(Json(app.attempt_logs(&who, path.lease(), body).await?))
+}
+
+/// Spawn tasks
+///
+/// Enqueues tasks under the attempt's task, all or none.
+#[utoipa::path(
+    post,
+    path = "/v1/tasks/{id}/attempts/{token}/children",
+    tag = "attempts",
+    operation_id = "spawn_children",
+    params(LeasePath),
+    request_body = Children,
+    security(("bearer" = ["planner"]), ("bearer" = ["worker"])),
+    responses((status = 200, description = "Enqueued", body = Enqueued)),
+)]
+pub(super) async fn children(
+    NodeAuth(who): NodeAuth,
+    State(app): State<App>,
+    Path(path): Path<LeasePath>,
+    Json(body): Json<Children, { limits::PLAN_BODY }>,
+) -> Result<Json<Enqueued>, Refusal> {
+    Ok(Json(app.attempt_children(&who, path.lease(), body).await?))
+}
+
+/// Read dependencies
+///
+/// The results of the tasks that the attempt's task depended on; for a finish step, of all the plan's tasks.
+#[utoipa::path(
+    get,
+    path = "/v1/tasks/{id}/attempts/{token}/dependencies",
+    tag = "attempts",
+    operation_id = "read_dependencies",
+    params(LeasePath),
+    security(("bearer" = ["planner"]), ("bearer" = ["worker"])),
+    responses((status = 200, description = "The dependencies", body = Dependencies)),
+)]
+pub(super) async fn dependencies(
+    NodeAuth(who): NodeAuth,
+    State(app): State<App>,
+    Path(path): Path<LeasePath>,
+) -> Result<Json<Dependencies>, Refusal> {
+    Ok(Json(app.attempt_dependencies(&who, path.lease()).await?))
+}
+
+/// Report the end
+///
+/// Settles the attempt: how it ended, and the result or plan. The same again answers the same.
+#[utoipa::path(
+    post,
+    path = "/v1/tasks/{id}/attempts/{token}/report",
+    tag = "attempts",
+    operation_id = "report_attempt",
+    params(LeasePath),
+    request_body = Report,
+    security(("bearer" = ["planner"]), ("bearer" = ["worker"])),
+    responses((status = 200, description = "The task's state after it", body = Reported)),
+)]
+pub(super) async fn report(
+    NodeAuth(who): NodeAuth,
+    State(app): State<App>,
+    Path(path): Path<LeasePath>,
+    Json(body): Json<Report, { limits::PLAN_BODY }>,
+) -> Result<Json<Reported>, Refusal> {
+    Ok(Json(app.attempt_report(&who, path.lease(), body).await?))
+}

@@ -1,0 +1,57 @@
+//! The one list of all routes, in groups that share a time limit.
+//!
+//! Who may call a route and what it reads is in its handler's signature.
+
+use axum::middleware::from_fn;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
+
+use super::{Api, artifact, attempt, batch, document, event, health, log, node, pipeline, task};
+
+/// Every route, and the document that describes it.
+pub(super) fn list() -> OpenApiRouter<Api> {
+    let ordinary = OpenApiRouter::new()
+        .routes(routes!(health::healthz))
+        .routes(routes!(health::readyz))
+        .routes(routes!(health::metrics))
+        .routes(routes!(health::openapi))
+        .routes(routes!(task::enqueue))
+        .routes(routes!(task::get))
+        .routes(routes!(task::cancel))
+        .routes(routes!(task::retry))
+        .routes(routes!(artifact::list))
+        .routes(routes!(artifact::get))
+        .routes(routes!(node::register, node::list))
+        .routes(routes!(node::get))
+        .routes(routes!(attempt::start))
+        .routes(routes!(attempt::progress))
+        .routes(routes!(attempt::logs))
+        .route_layer(from_fn(pipeline::no_query))
+        .route_layer(from_fn(pipeline::ordinary));
+    let large = OpenApiRouter::new()
+        .routes(routes!(batch::enqueue))
+        .routes(routes!(attempt::children))
+        .routes(routes!(attempt::dependencies))
+        .routes(routes!(attempt::report))
+        .route_layer(from_fn(pipeline::no_query))
+        .route_layer(from_fn(pipeline::large));
+    let held = OpenApiRouter::new()
+        .routes(routes!(node::claim))
+        .routes(routes!(node::renew))
+        .route_layer(from_fn(pipeline::no_query))
+        .route_layer(from_fn(pipeline::held));
+    let queried = OpenApiRouter::new().routes(routes!(task::list)).route_layer(from_fn(pipeline::ordinary));
+    // Bounded by how long they may be silent, not by how long they may take.
+    let streamed = OpenApiRouter::new()
+        .routes(routes!(log::read))
+        .routes(routes!(event::watch))
+        .routes(routes!(artifact::upload))
+        .routes(routes!(artifact::keep))
+        .routes(routes!(artifact::download));
+    OpenApiRouter::with_openapi(document::base())
+        .merge(ordinary)
+        .merge(large)
+        .merge(held)
+        .merge(queried)
+        .merge(streamed)
+}
