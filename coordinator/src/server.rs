@@ -245,6 +245,8 @@ mod tests {
         let first = TcpStream::connect(address).await.unwrap();
         let mut second = TcpStream::connect(address).await.unwrap();
         second.write_all(b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").await.unwrap();
+        let early = tokio::time::timeout(Duration::from_millis(100), second.readable()).await;
+        assert!(early.is_err(), "the second connection was served beside the first");
         drop(first);
         assert!(read_to_end(&mut second).await.ends_with("hello"));
         shutdown.cancel();

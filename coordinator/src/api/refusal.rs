@@ -15,6 +15,9 @@ use orca_proto::problem::{FieldError, Kind, MEDIA_TYPE, Problem};
 
 use crate::app::Error;
 
+/// Characters of a pointer or of a parser's message that are told: both quote the request, which may be long.
+const FIELD_TEXT: usize = 500;
+
 /// Why a request was not carried out.
 #[derive(Clone, Debug)]
 pub(crate) struct Refusal(Box<Problem>);
@@ -27,7 +30,9 @@ impl Refusal {
 
     /// A refusal of one field of the body or, as `?name`, of the query.
     pub(crate) fn field(pointer: impl Into<String>, detail: impl Into<String>) -> Self {
-        Self(Box::new(Problem::validation(vec![FieldError::new(pointer, detail)])))
+        let short = |text: String| text.chars().take(FIELD_TEXT).collect::<String>();
+        let error = FieldError::new(short(pointer.into()), short(detail.into()));
+        Self(Box::new(Problem::validation(vec![error])))
     }
 
     /// Absent, or another namespace's, or not even an id: all look the same.

@@ -28,7 +28,7 @@ fn parse<T: DeserializeOwned>(text: &str) -> Result<T, Refusal> {
         let message = error.inner().to_string();
         let path = error.path().to_string();
         let name = named_field(&message).unwrap_or(if path == "." { "" } else { &path });
-        Refusal::field(format!("?{name}"), message.chars().take(500).collect::<String>())
+        Refusal::field(format!("?{name}"), message.as_str())
     })
 }
 

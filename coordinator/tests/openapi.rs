@@ -1,0 +1,85 @@
+//! The committed OpenAPI document is what the code says, and says enough.
+
+use serde_json::Value;
+
+const FILE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/openapi.json");
+
+fn document() -> Value {
+    serde_json::from_str(&orca_coordinator::openapi_json()).unwrap()
+}
+
+/// Each operation with its method and path.
+fn operations(document: &Value) -> Vec<(String, &Value)> {
+    let paths = document["paths"].as_object().unwrap();
+    let all = paths.iter().flat_map(|(path, item)| {
+        item.as_object().unwrap().iter().map(move |(method, operation)| (format!("{method} {path}"), operation))
+    });
+    all.collect()
+}
+
+#[test]
+fn the_committed_document_is_the_one_that_the_code_makes() {
+    let made = orca_coordinator::openapi_json();
+    if std::env::var_os("UPDATE_OPENAPI").is_some() {
+        std::fs::write(FILE, &made).unwrap();
+    }
+    let committed = std::fs::read_to_string(FILE).unwrap_or_default();
+    assert!(
+        committed == made,
+        "coordinator/openapi.json is out of date; look at what changed, then run: UPDATE_OPENAPI=1 cargo test -p \
+         orca-coordinator --test openapi"
+    );
+}
+
+#[test]
+fn the_document_is_openapi_3_1_with_one_bearer_scheme() {
+    let document = document();
+    assert_eq!(document["openapi"], "3.1.0");
+    assert_eq!(document["components"]["securitySchemes"]["bearer"]["scheme"], "bearer");
+}
+
+#[test]
+fn every_operation_says_what_it_does_who_may_call_it_and_how_it_fails() {
+    let document = document();
+    let operations = operations(&document);
+    assert!(operations.len() >= 27, "only {} operations", operations.len());
+    let mut ids = std::collections::BTreeSet::new();
+    for (name, operation) in operations {
+        for field in ["summary", "description", "operationId"] {
+            assert!(operation[field].as_str().is_some_and(|text| !text.is_empty()), "{name} has no {field}");
+        }
+        assert!(ids.insert(operation["operationId"].to_string()), "{name}: its operationId is another's too");
+        assert_eq!(operation["tags"].as_array().map(Vec::len), Some(1), "{name}: tags");
+        assert!(operation["security"].as_array().is_some_and(|list| !list.is_empty()), "{name}: security");
+        let responses = operation["responses"].as_object().unwrap();
+        assert!(responses.keys().any(|status| status.starts_with('2')), "{name}: no success");
+        assert!(responses.contains_key("500") && responses.contains_key("422"), "{name}: no refusals");
+        let guarded = operation["security"] != serde_json::json!([{}]);
+        assert_eq!(responses.contains_key("401"), guarded, "{name}: 401");
+        for parameter in operation["parameters"].as_array().into_iter().flatten() {
+            assert!(parameter["description"].is_string(), "{name}: {} is not described", parameter["name"]);
+        }
+    }
+}
+
+#[test]
+fn every_reference_in_the_document_leads_somewhere() {
+    fn references<'a>(value: &'a Value, found: &mut Vec<&'a str>) {
+        match value {
+            Value::Object(fields) => fields.iter().for_each(|(name, inner)| match inner {
+                Value::String(target) if name == "$ref" => found.push(target),
+                _ => references(inner, found),
+            }),
+            Value::Array(items) => items.iter().for_each(|inner| references(inner, found)),
+            _ => {}
+        }
+    }
+    let document = document();
+    let mut found = Vec::new();
+    references(&document, &mut found);
+    assert!(!found.is_empty());
+    for target in found {
+        let pointer = target.strip_prefix('#').unwrap();
+        assert!(document.pointer(pointer).is_some(), "{target} leads nowhere");
+    }
+}
