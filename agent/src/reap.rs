@@ -4,10 +4,12 @@
 //! descendants, so that even a process that left the program's group and session can be found and ended.
 
 use std::fs;
+use std::os::unix::process::ExitStatusExt;
+use std::process::ExitStatus;
 use std::time::Duration;
 
 use rustix::io::Errno;
-use rustix::process::{Pid, Signal, WaitOptions, WaitStatus};
+use rustix::process::{Pid, Signal, WaitOptions};
 use tokio::time::{Instant, sleep};
 
 /// How long killed processes may take to go; longer only when the kernel holds one in an uninterruptible call.
@@ -26,12 +28,12 @@ pub(crate) fn adopt_orphans() {
 }
 
 /// Collects every child that has ended. The status of `program`, if it was among them.
-pub(crate) fn collect(program: Pid) -> Option<WaitStatus> {
+pub(crate) fn collect(program: Pid) -> Option<ExitStatus> {
     let mut found = None;
     loop {
         match rustix::process::wait(WaitOptions::NOHANG) {
             Ok(Some((pid, status))) if pid == program && (status.exited() || status.signaled()) => {
-                found = Some(status);
+                found = Some(ExitStatus::from_raw(status.as_raw()));
             }
             Ok(Some(_)) | Err(Errno::INTR) => {}
             Ok(None) | Err(_) => return found,

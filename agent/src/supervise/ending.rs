@@ -1,9 +1,11 @@
 //! How a program ends, without any process in sight: what was asked of it, when it must be killed, and what its end means.
 
+use std::os::unix::process::ExitStatusExt;
+use std::process::ExitStatus;
 use std::time::Duration;
 
 use orca_proto::task::{Outcome, Timeout};
-use rustix::process::{Signal, WaitStatus};
+use rustix::process::Signal;
 use tokio::time::Instant;
 
 use crate::contact::Gone;
@@ -68,7 +70,7 @@ impl Ending {
 
     /// What to report of a program that ended with `status`; `oom` is whether the kernel killed something of this container
     /// for memory meanwhile. `Err` where there is nobody to report to.
-    pub(crate) fn outcome(&self, status: WaitStatus, oom: bool) -> Result<Outcome, Gone> {
+    pub(crate) fn outcome(&self, status: ExitStatus, oom: bool) -> Result<Outcome, Gone> {
         match self.why() {
             Some(Why::Gone(gone)) => Err(gone),
             Some(Why::Cancelled) => Ok(Outcome::Cancelled),
@@ -78,14 +80,14 @@ impl Ending {
     }
 }
 
-fn by_itself(status: WaitStatus, oom: bool) -> Outcome {
-    if let Some(signal) = status.terminating_signal() {
+fn by_itself(status: ExitStatus, oom: bool) -> Outcome {
+    if let Some(signal) = status.signal() {
         if oom && signal == Signal::KILL.as_raw() {
             return Outcome::OutOfMemory;
         }
         return Outcome::Killed { signal };
     }
-    match status.exit_status() {
+    match status.code() {
         Some(0) => Outcome::Succeeded,
         Some(SHELL_SAW_KILL) if oom => Outcome::OutOfMemory,
         code => Outcome::Failed {
@@ -102,12 +104,12 @@ mod tests {
 
     const GRACE: Duration = Duration::from_secs(10);
 
-    fn exited(code: i32) -> WaitStatus {
-        WaitStatus::new(code << 8)
+    fn exited(code: i32) -> ExitStatus {
+        ExitStatus::from_raw(code << 8)
     }
 
-    fn killed(signal: i32) -> WaitStatus {
-        WaitStatus::new(signal)
+    fn killed(signal: i32) -> ExitStatus {
+        ExitStatus::from_raw(signal)
     }
 
     #[test]

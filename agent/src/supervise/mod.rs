@@ -9,6 +9,7 @@ mod signals;
 
 use std::io;
 use std::pin::Pin;
+use std::process::ExitStatus;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -17,7 +18,7 @@ use hyper::Method;
 use orca_proto::agent::{Brief, Started, Stop, files, routes};
 use orca_proto::log::Stream;
 use orca_proto::task::Outcome;
-use rustix::process::{Pid, Signal, WaitStatus};
+use rustix::process::{Pid, Signal};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep, sleep_until};
@@ -194,7 +195,7 @@ impl Attempt {
         limit: Instant,
         ending: &mut Ending,
         queue: &LogQueue,
-    ) -> WaitStatus {
+    ) -> ExitStatus {
         let grace = self.brief.grace.get();
         let mut killed = false;
         let mut is_gone = false;

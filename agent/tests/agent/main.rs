@@ -1,0 +1,8 @@
+//! The real agent against a fake node: what it runs, what it relays, how it stops, and what it reports.
+
+mod fake_node;
+mod node_away;
+mod outcomes;
+mod output;
+mod stopping;
+mod verbs;
