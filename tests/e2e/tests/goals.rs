@@ -188,3 +188,25 @@ async fn a_plan_of_100_001_tasks_is_refused_whole_and_fails_its_goal() {
     })
     .await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_task_that_spawns_others_keeps_its_result_until_they_have_ended() {
+    scenario(Shape::default(), async |system| {
+        let child = tasks::shell("child", "sleep 2; \"$ORCA_AGENT\" result 1");
+        let script = r#""$ORCA_AGENT" spawn "$ORCA_INPUT"; "$ORCA_AGENT" result 2"#;
+        let mut parent = tasks::shell("parent", script);
+        parent.input = json!(child);
+        let id = system.enqueue(&parent).await;
+
+        let waiting = system.task_when(id, "it waits for its child", Duration::from_secs(20), |task| {
+            task.summary.state == State::Waiting
+        });
+        assert_eq!(waiting.await.result, None);
+        let done = system.succeeded(id, Duration::from_secs(20)).await;
+        assert_eq!(done.result, Some(json!(2)));
+        let filter = TaskFilter { parent: Some(id), ..TaskFilter::default() };
+        let children = system.client().tasks(&filter).await.unwrap().items;
+        assert_eq!(children.iter().map(|task| task.state).collect::<Vec<_>>(), [State::Succeeded]);
+    })
+    .await;
+}
