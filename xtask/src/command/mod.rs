@@ -1,0 +1,9 @@
+//! One file per verb.
+
+pub(crate) mod audit;
+pub(crate) mod bench;
+pub(crate) mod demo;
+pub(crate) mod dist;
+pub(crate) mod images;
+pub(crate) mod sqlx;
+pub(crate) mod test;
