@@ -236,4 +236,23 @@ mod tests {
         assert_eq!(ids(users, "postgres"), Some((110, 115)));
         assert_eq!(ids(users, "nobody"), None);
     }
+
+    #[tokio::test]
+    async fn a_cluster_serves_its_own_password_only_and_leaves_nothing_behind() {
+        let cluster = Cluster::start(Durability::None).await.unwrap();
+        let directory = cluster.directory.path().to_owned();
+        let ask = |url: &str| {
+            let mut psql = Command::new(binaries().unwrap().join("psql"));
+            psql.args(["-X", "-t", "-A", "-w", "-c", "SELECT 41 + 1", url]).env_remove("PGPASSWORD");
+            psql.output().unwrap()
+        };
+        assert_eq!(String::from_utf8_lossy(&ask(cluster.url()).stdout).trim(), "42");
+        let (start, end) = cluster.url().split_once(":").and_then(|(_, rest)| rest.split_once('@')).unwrap();
+        assert!(!start.is_empty());
+        assert!(!ask(&format!("postgres://postgres:guessed@{end}")).status.success());
+        let pid = cluster.server.id();
+        drop(cluster);
+        assert!(!directory.exists());
+        assert!(!Path::new(&format!("/proc/{pid}")).exists());
+    }
 }
