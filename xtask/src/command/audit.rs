@@ -9,7 +9,7 @@ use tokio::process::Command;
 use crate::process::{Output, capture, run as run_program};
 use crate::{interrupt, workspace};
 
-const VERSION: &str = "0.19.0";
+const VERSION: &str = "0.20.2";
 const INSTALL: Duration = Duration::from_secs(3_600);
 const CHECK: Duration = Duration::from_secs(600);
 
