@@ -1,2 +1,121 @@
-//! placeholder
-fn main() {}
+//! `orca`: the operators' command.
+//!
+//! # Layout
+//! - `command/`: one file per verb; `command::Command` lists them.
+//! - `connection`: which coordinator and which token (flags, then environment, then profile); `profile`: the saved ones.
+//! - `watch`: waits for tasks to end, with progress; `output/`: tables, JSON, escaping; `error`: failures and exit codes.
+//! - `dev/`: `orca dev`, the whole system in one process.
+
+mod command;
+mod connection;
+mod dev;
+mod error;
+mod output;
+mod profile;
+mod secret_file;
+mod watch;
+
+use std::io::Write;
+use std::process::ExitCode;
+
+use clap::{CommandFactory, FromArgMatches, Parser};
+
+use crate::command::Command;
+use crate::connection::{ConnectionArgs, Given};
+use crate::error::{Exit, Failure};
+use crate::output::{Format, Output};
+
+const EXIT_CODES: &str = "\
+Exit codes:
+    0  done
+    1  the task that was waited for ended otherwise than succeeded
+    2  the command line, a file or a field is not valid
+    3  not found
+    4  not allowed: no valid token, or one without the right role
+    5  the coordinator does not answer
+    6  conflict: the thing's state does not allow this
+    7  anything else
+  130  interrupted";
+
+/// Runs containerised work from a durable queue.
+///
+/// `orca dev` starts the whole system here; every other command talks to a coordinator. Which one, and with which token,
+/// is told by flags, else by ORCA_URL, ORCA_TOKEN and ORCA_TOKEN_FILE, else by the profile that `orca dev` or `orca login`
+/// saved.
+#[derive(Debug, Parser)]
+#[command(name = "orca", version, after_help = EXIT_CODES, max_term_width = 110)]
+struct Arguments {
+    #[command(flatten)]
+    connection: ConnectionArgs,
+    /// How results are written
+    #[arg(long, short, global = true, value_enum, default_value_t, value_name = "FORM")]
+    output: Format,
+    #[command(subcommand)]
+    command: Command,
+}
+
+fn main() -> ExitCode {
+    let exit = match parse() {
+        Ok((arguments, given)) => run(arguments, given),
+        Err(error) => {
+            // Nobody is left to tell if this cannot be printed.
+            let _ = error.print();
+            if error.use_stderr() { Exit::Invalid } else { Exit::Done }
+        }
+    };
+    ExitCode::from(exit.code())
+}
+
+fn parse() -> Result<(Arguments, Given), clap::Error> {
+    let matches = Arguments::command().try_get_matches()?;
+    let given = Given::from_matches(&matches);
+    Ok((Arguments::from_arg_matches(&matches)?, given))
+}
+
+fn run(arguments: Arguments, given: Given) -> Exit {
+    let output = Output::new(arguments.output);
+    let ended = match arguments.command {
+        // This one must leave the process without any other thread.
+        Command::Postgres(postgres) => Err(postgres.exec()),
+        command => in_runtime(command, arguments.connection, given, output),
+    };
+    ended.unwrap_or_else(|failure| {
+        let _ = std::io::stderr().lock().write_all(failure.render().as_bytes());
+        failure.exit()
+    })
+}
+
+fn in_runtime(
+    command: Command,
+    connection: ConnectionArgs,
+    given: Given,
+    output: Output,
+) -> Result<Exit, Failure> {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| Failure::file("cannot start", &error))?;
+    let ended = runtime.block_on(async {
+        // `dev` drains on Ctrl-C; everything else just stops.
+        if command.handles_interrupts() {
+            return command.run(&connection, given, output).await;
+        }
+        tokio::select! {
+            ended = command.run(&connection, given, output) => ended,
+            _ = tokio::signal::ctrl_c() => Ok(Exit::Interrupted),
+        }
+    });
+    // A read of standard input cannot be cancelled, and must not hold the process.
+    runtime.shutdown_background();
+    ended
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Arguments::command().debug_assert();
+    }
+}

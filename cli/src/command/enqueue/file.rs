@@ -1,0 +1,145 @@
+//! Tasks from a file: one, a list, or `{tasks: […]}`, in YAML or JSON. What is wrong is told by line and column.
+
+use std::io::Read;
+use std::path::Path;
+
+use orca_proto::limits;
+use orca_proto::plan::Batch;
+use orca_proto::spec::NewTask;
+use serde::de::{DeserializeOwned, IgnoredAny};
+use serde_json::Value;
+
+use crate::error::Failure;
+
+/// What a file holds.
+#[derive(Debug, PartialEq)]
+pub(super) enum Tasks {
+    /// A task of its own.
+    One(Box<NewTask>),
+    /// A list: enqueued whole or not at all.
+    Many(Vec<NewTask>),
+}
+
+/// Reads the tasks in `path`; `-` is standard input.
+///
+/// # Errors
+/// A [`Failure`] that says where and what.
+pub(super) fn read(path: &Path) -> Result<Tasks, Failure> {
+    let from = if path == Path::new("-") { "standard input".to_owned() } else { path.display().to_string() };
+    let most = limits::PLAN_BODY as u64 + 1;
+    let mut bytes = Vec::new();
+    let got = if path == Path::new("-") {
+        std::io::stdin().lock().take(most).read_to_end(&mut bytes)
+    } else {
+        std::fs::File::open(path).and_then(|file| file.take(most).read_to_end(&mut bytes))
+    };
+    got.map_err(|error| Failure::file(format!("cannot read {from}"), &error))?;
+    if bytes.len() > limits::PLAN_BODY {
+        return Err(Failure::invalid(format!("{from} is larger than 64 MiB")).hint("enqueue it in parts"));
+    }
+    let text = String::from_utf8(bytes).map_err(|error| {
+        Failure::invalid(format!("{from} is not UTF-8 text"))
+            .because(format!("the first byte that is not is number {}", error.utf8_error().valid_up_to()))
+    })?;
+    let json = path.extension().is_some_and(|extension| extension == "json");
+    parse(&text, json).map_err(|why| Failure::invalid(format!("{from} is not valid")).because(why))
+}
+
+/// Reads tasks from `text`. JSON goes to the JSON reader, which has no bound on nodes; what only looks like JSON may
+/// still be YAML.
+fn parse(text: &str, json: bool) -> Result<Tasks, String> {
+    let looks_like_json = text.trim_start().starts_with(['{', '[']);
+    if json || (looks_like_json && serde_json::from_str::<IgnoredAny>(text).is_ok()) {
+        return shaped(text, from_json, from_json, from_json, from_json);
+    }
+    if text.trim().is_empty() {
+        return Err("it is empty".to_owned());
+    }
+    shaped(text, from_yaml, from_yaml, from_yaml, from_yaml)
+}
+
+/// Looks at the outermost shape first, so that errors speak of the one thing that was meant.
+fn shaped(
+    text: &str,
+    any: impl Fn(&str) -> Result<Value, String>,
+    one: impl Fn(&str) -> Result<NewTask, String>,
+    list: impl Fn(&str) -> Result<Vec<NewTask>, String>,
+    batch: impl Fn(&str) -> Result<Batch, String>,
+) -> Result<Tasks, String> {
+    match any(text)? {
+        Value::Array(_) => list(text).map(Tasks::Many),
+        Value::Object(fields) if fields.contains_key("tasks") => {
+            batch(text).map(|batch| Tasks::Many(batch.tasks))
+        }
+        Value::Object(_) => one(text).map(|task| Tasks::One(Box::new(task))),
+        _ => Err("it must be a task, a list of tasks, or {tasks: […]}".to_owned()),
+    }
+}
+
+fn from_json<T: DeserializeOwned>(text: &str) -> Result<T, String> {
+    serde_json::from_str(text).map_err(|error| error.to_string())
+}
+
+fn from_yaml<T: DeserializeOwned>(text: &str) -> Result<T, String> {
+    let options = serde_saphyr::options! {
+        // A batch may be large; its bytes are bounded already.
+        budget: serde_saphyr::budget! { max_nodes: 4_000_000, max_events: 16_000_000 },
+        with_snippet: false,
+    };
+    serde_saphyr::from_str_with_options(text, options).map_err(|error| {
+        let error = error.without_snippet();
+        let said = error.to_string();
+        match error.location() {
+            Some(at) if at.line() > 0 && !said.contains("line ") => {
+                format!("line {}, column {}: {said}", at.line(), at.column())
+            }
+            _ => said,
+        }
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_task_a_list_and_a_batch_are_told_apart_in_both_languages() {
+        let one = "container:\n  image: debian\n  command: [echo, hi]\ninput: {n: 1}\n";
+        let Tasks::One(task) = parse(one, false).unwrap() else { panic!("not one") };
+        assert_eq!((task.container.image.as_str(), &task.input), ("debian", &serde_json::json!({"n": 1})));
+        for many in [
+            "- container: {image: a}\n- container: {image: b}\n",
+            "tasks:\n  - key: x\n    container: {image: a}\n  - container: {image: b}\n    depends_on: [x]\n",
+            r#"{"tasks":[{"container":{"image":"a"}},{"container":{"image":"b"}}]}"#,
+            "{tasks: [{container: {image: a}}, {container: {image: b}}]}",
+        ] {
+            assert!(matches!(parse(many, false).unwrap(), Tasks::Many(tasks) if tasks.len() == 2), "{many}");
+        }
+    }
+
+    #[test]
+    fn an_unknown_field_is_named_with_its_line() {
+        let error = parse("container:\n  image: debian\n  comand: [x]\n", false).unwrap_err();
+        assert!(error.contains("comand") && error.contains("line 3"), "{error}");
+        let error = parse("{\"container\":{\"image\":\"debian\"},\n\"quue\":1}", true).unwrap_err();
+        assert!(error.contains("quue") && error.contains("line 2"), "{error}");
+    }
+
+    #[test]
+    fn broken_yaml_and_other_shapes_are_refused() {
+        assert!(parse("a: [1, 2\nb: }", false).unwrap_err().contains("line "), "no line");
+        assert!(parse("just text", false).unwrap_err().contains("a task, a list of tasks"));
+        assert!(parse("  \n", false).unwrap_err().contains("empty"));
+        assert!(parse("a: 1\na: 2\n", false).is_err());
+    }
+
+    #[test]
+    fn aliases_cannot_blow_a_small_file_up() {
+        let mut text = "a: &a [x, x, x, x, x, x, x, x, x, x]\n".to_owned();
+        for (next, last) in "bcdefghij".chars().zip("abcdefghi".chars()) {
+            let refs = vec![format!("*{last}"); 10].join(", ");
+            text.push_str(&format!("{next}: &{next} [{refs}]\n"));
+        }
+        assert!(parse(&text, false).is_err());
+    }
+}

@@ -1,0 +1,337 @@
+//! One task from the command line.
+
+use std::io::Read;
+use std::path::PathBuf;
+
+use jiff::Timestamp;
+use orca_proto::artifact::is_valid_name;
+use orca_proto::duration::Span;
+use orca_proto::limits;
+use orca_proto::quantity::Bytes;
+use orca_proto::spec::{Network, NewTask, OnChildFailure, OnDependencyFailure, Pull, Role};
+use serde_json::Value;
+
+use crate::error::Failure;
+
+/// The task itself.
+#[derive(Debug, clap::Args)]
+#[group(id = "TaskArgs", multiple = true)]
+pub(super) struct TaskArgs {
+    /// Image to run, such as debian:bookworm-slim
+    #[arg(required_unless_present = "file")]
+    image: Option<String>,
+    /// Program and arguments; the image's own unless told
+    #[arg(last = true, value_name = "COMMAND")]
+    command: Vec<String>,
+    /// Name for people
+    #[arg(long)]
+    name: Option<String>,
+    /// A goal: a planner node runs it, and its container returns a plan
+    #[arg(long)]
+    plan: bool,
+    /// Queue to wait in
+    #[arg(long, short)]
+    queue: Option<String>,
+    /// Higher goes first; -100 to 100
+    #[arg(long, allow_negative_numbers = true)]
+    priority: Option<i16>,
+    /// Environment variable; not for secrets
+    #[arg(long, short, value_name = "NAME=VALUE", value_parser = pair)]
+    env: Vec<(String, String)>,
+    /// Input for the program: JSON, @FILE that holds JSON, or - for JSON from standard input
+    #[arg(long, short)]
+    input: Option<String>,
+    /// File or directory (unpacked there) to put at $ORCA_FILES/NAME
+    #[arg(long, short, value_name = "NAME=PATH", value_parser = file)]
+    artifact: Vec<InputFile>,
+    /// Memory, such as 512MiB
+    #[arg(long)]
+    memory: Option<Bytes>,
+    /// Processor cores, such as 0.5
+    #[arg(long)]
+    cpus: Option<f64>,
+    /// What the container may reach
+    #[arg(long, value_enum)]
+    network: Option<Reach>,
+    /// User inside the container: a name, a uid or uid:gid
+    #[arg(long)]
+    user: Option<String>,
+    /// Working directory inside the container
+    #[arg(long)]
+    workdir: Option<String>,
+    /// When to fetch the image
+    #[arg(long, value_enum)]
+    pull: Option<Fetch>,
+    /// Attempts in all; 1 to 100
+    #[arg(long, value_name = "N")]
+    max_attempts: Option<i32>,
+    /// How long one attempt may run, such as 90s or 2h
+    #[arg(long, value_name = "DURATION")]
+    timeout: Option<Span>,
+    /// Time between SIGTERM and SIGKILL when it is stopped
+    #[arg(long, value_name = "DURATION")]
+    grace: Option<Span>,
+    /// Not before this instant (RFC 3339)
+    #[arg(long, value_name = "TIME")]
+    run_at: Option<Timestamp>,
+    /// Not before this long from now
+    #[arg(long, value_name = "DURATION", conflicts_with = "run_at")]
+    delay: Option<Span>,
+    /// Task that must succeed first
+    #[arg(long, value_name = "ID")]
+    depends_on: Vec<String>,
+    /// What becomes of it when a task it depends on does not succeed
+    #[arg(long, value_enum, value_name = "WHAT")]
+    on_dependency_failure: Option<DependencyFailure>,
+    /// What becomes of it when a task under it does not succeed
+    #[arg(long, value_enum, value_name = "WHAT")]
+    on_child_failure: Option<ChildFailure>,
+    /// Label for people and filters
+    #[arg(long, short, value_name = "KEY=VALUE", value_parser = pair)]
+    label: Vec<(String, String)>,
+}
+
+/// A file or directory to upload as an input.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct InputFile {
+    /// Its name for the program.
+    pub(super) name: String,
+    /// Where it is here.
+    pub(super) path: PathBuf,
+}
+
+#[derive(Clone, Copy, Debug, clap::ValueEnum)]
+enum Reach {
+    /// Nothing
+    None,
+    /// Whatever the node's engine lets it
+    Open,
+}
+
+#[derive(Clone, Copy, Debug, clap::ValueEnum)]
+enum Fetch {
+    /// If the node does not hold it
+    Missing,
+    /// Before every attempt
+    Always,
+    /// Never
+    Never,
+}
+
+#[derive(Clone, Copy, Debug, clap::ValueEnum)]
+enum DependencyFailure {
+    /// It is skipped
+    Skip,
+    /// It runs, and finds out
+    Run,
+}
+
+#[derive(Clone, Copy, Debug, clap::ValueEnum)]
+enum ChildFailure {
+    /// The rest is cancelled and it fails
+    Fail,
+    /// The rest goes on
+    Continue,
+}
+
+impl TaskArgs {
+    /// The task, and the files to upload for it.
+    ///
+    /// # Errors
+    /// A [`Failure`] if the input is not JSON or a file to upload is not there.
+    pub(super) fn to_task(&self) -> Result<(NewTask, Vec<InputFile>), Failure> {
+        let mut task = NewTask::new(self.image.clone().unwrap_or_default());
+        task.name.clone_from(&self.name);
+        if self.plan {
+            task.role = Role::Plan;
+        }
+        if let Some(queue) = &self.queue {
+            task.queue.clone_from(queue);
+        }
+        task.priority = self.priority.unwrap_or_default();
+        task.run_at = match self.delay {
+            Some(delay) => Some(later(Timestamp::now(), delay)?),
+            None => self.run_at,
+        };
+        self.container(&mut task);
+        if let Some(text) = &self.input {
+            task.input = input(text)?;
+        }
+        task.resources.memory = self.memory.unwrap_or(task.resources.memory);
+        task.resources.cpus = self.cpus.unwrap_or(task.resources.cpus);
+        if matches!(self.network, Some(Reach::Open)) {
+            task.network = Network::Open;
+        }
+        task.retry.max_attempts = self.max_attempts.unwrap_or(task.retry.max_attempts);
+        task.timeouts.start_to_close = self.timeout.unwrap_or(task.timeouts.start_to_close);
+        task.timeouts.grace = self.grace.unwrap_or(task.timeouts.grace);
+        task.depends_on.clone_from(&self.depends_on);
+        if matches!(self.on_dependency_failure, Some(DependencyFailure::Run)) {
+            task.on_dependency_failure = OnDependencyFailure::Run;
+        }
+        if matches!(self.on_child_failure, Some(ChildFailure::Continue)) {
+            task.on_child_failure = OnChildFailure::Continue;
+        }
+        task.labels.extend(self.label.iter().cloned());
+        for file in &self.artifact {
+            std::fs::metadata(&file.path)
+                .map_err(|error| Failure::file(format!("cannot read {}", file.path.display()), &error))?;
+        }
+        Ok((task, self.artifact.clone()))
+    }
+
+    fn container(&self, task: &mut NewTask) {
+        let container = &mut task.container;
+        container.command.clone_from(&self.command);
+        container.env.extend(self.env.iter().cloned());
+        container.user.clone_from(&self.user);
+        container.workdir.clone_from(&self.workdir);
+        container.pull = match self.pull {
+            None | Some(Fetch::Missing) => Pull::Missing,
+            Some(Fetch::Always) => Pull::Always,
+            Some(Fetch::Never) => Pull::Never,
+        };
+    }
+}
+
+fn later(now: Timestamp, delay: Span) -> Result<Timestamp, Failure> {
+    now.checked_add(delay.get())
+        .map_err(|error| Failure::invalid("--delay is too long").because(error.to_string()))
+}
+
+fn pair(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((key, value)) if !key.is_empty() => Ok((key.to_owned(), value.to_owned())),
+        _ => Err("must be NAME=VALUE".to_owned()),
+    }
+}
+
+fn file(text: &str) -> Result<InputFile, String> {
+    let (name, path) = pair(text).map_err(|_| "must be NAME=PATH".to_owned())?;
+    if !is_valid_name(&name) {
+        return Err(
+            "the name must be 1 to 128 letters, digits or any of ._- and not begin with a dot".to_owned()
+        );
+    }
+    Ok(InputFile { name, path: path.into() })
+}
+
+fn input(text: &str) -> Result<Value, Failure> {
+    let most = limits::INPUT as u64 + 1;
+    let (bytes, from) = if text == "-" {
+        let mut bytes = Vec::new();
+        std::io::stdin()
+            .lock()
+            .take(most)
+            .read_to_end(&mut bytes)
+            .map_err(|error| Failure::file("cannot read standard input", &error))?;
+        (bytes, "standard input".to_owned())
+    } else if let Some(path) = text.strip_prefix('@') {
+        let mut bytes = Vec::new();
+        std::fs::File::open(path)
+            .and_then(|file| file.take(most).read_to_end(&mut bytes))
+            .map_err(|error| Failure::file(format!("cannot read {path}"), &error))?;
+        (bytes, path.to_owned())
+    } else {
+        (text.as_bytes().to_vec(), "--input".to_owned())
+    };
+    if bytes.len() > limits::INPUT {
+        return Err(Failure::invalid(format!("{from} is larger than 1 MiB"))
+            .hint("upload it instead: --artifact NAME=PATH"));
+    }
+    serde_json::from_slice(&bytes).map_err(|error| {
+        Failure::invalid(format!("{from} is not JSON"))
+            .because(error.to_string())
+            .hint("text needs quotes of its own: --input '\"text\"'")
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+    use crate::error::Exit;
+
+    #[derive(Parser)]
+    struct Line {
+        #[command(flatten)]
+        task: TaskArgs,
+        #[arg(long, conflicts_with = "TaskArgs")]
+        file: Option<String>,
+    }
+
+    fn parse(line: &[&str]) -> Result<TaskArgs, clap::Error> {
+        Line::try_parse_from(std::iter::once("orca").chain(line.iter().copied())).map(|line| line.task)
+    }
+
+    #[test]
+    fn flags_become_the_fields_of_a_task() {
+        let args = parse(&[
+            "--name",
+            "n",
+            "-q",
+            "slow",
+            "--priority",
+            "-5",
+            "-e",
+            "A=b=c",
+            "--input",
+            "{\"x\":1}",
+            "--memory",
+            "64MiB",
+            "--cpus",
+            "0.5",
+            "--network",
+            "open",
+            "--max-attempts",
+            "2",
+            "--timeout",
+            "2m",
+            "--plan",
+            "-l",
+            "k=v",
+            "--on-child-failure",
+            "continue",
+            "debian",
+            "--",
+            "sh",
+            "-c",
+            "exit 0",
+        ])
+        .unwrap();
+        let (task, _) = args.to_task().unwrap();
+        assert_eq!((task.role, task.queue.as_str(), task.priority), (Role::Plan, "slow", -5));
+        assert_eq!(task.container.command, ["sh", "-c", "exit 0"]);
+        assert_eq!(task.container.env.get("A").map(String::as_str), Some("b=c"));
+        assert_eq!(task.input, serde_json::json!({"x": 1}));
+        assert_eq!((task.resources.memory, task.network), (Bytes::mib(64), Network::Open));
+        assert_eq!((task.retry.max_attempts, task.timeouts.start_to_close), (2, Span::secs(120)));
+        assert_eq!(task.on_child_failure, OnChildFailure::Continue);
+        let mut errors = Vec::new();
+        task.validate("", &mut errors);
+        assert!(errors.is_empty(), "{errors:?}");
+    }
+
+    #[test]
+    fn an_input_that_is_not_json_is_told_with_a_hint() {
+        let failure = parse(&["--input", "hello", "debian"]).unwrap().to_task().unwrap_err();
+        assert_eq!(failure.exit(), Exit::Invalid);
+        assert!(failure.render().contains("quotes"), "{}", failure.render());
+    }
+
+    #[test]
+    fn a_name_that_would_leave_the_files_directory_is_refused() {
+        for text in ["../x=/tmp", "=/tmp", "noequals", ".hidden=/tmp"] {
+            assert!(parse(&["--artifact", text, "debian"]).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_file_and_task_flags_do_not_go_together() {
+        assert!(parse(&["--file", "x", "debian"]).is_err());
+        assert!(parse(&["--file", "x", "--name", "n"]).is_err());
+        assert!(parse(&["--file", "x"]).is_ok());
+        assert!(parse(&[]).is_err());
+    }
+}

@@ -1,0 +1,163 @@
+//! `orca enqueue`: one task from flags, or any number from a file.
+
+mod file;
+mod flags;
+pub(super) mod upload;
+
+use std::path::PathBuf;
+
+use orca_proto::client::Client;
+use orca_proto::ids::TaskId;
+use orca_proto::log::LogQuery;
+use orca_proto::page::Page;
+use orca_proto::plan::{Batch, validate, validate_one};
+use orca_proto::problem::{FieldError, LISTED_ERRORS};
+use orca_proto::{limits, spec::NewTask};
+
+use self::file::Tasks;
+use self::flags::TaskArgs;
+use super::{logs, wait};
+use crate::error::{Exit, Failure};
+use crate::output::{Output, escape};
+use crate::watch;
+
+/// Enqueue a task, a goal, or a file of tasks
+///
+/// Prints the new task's id. With --wait, its result instead; with --follow, its log and then its result.
+///
+/// Examples:
+///   orca enqueue --wait debian:bookworm-slim -- sh -c 'echo hello'
+///   orca enqueue --plan --input @goal.json my/planner:1
+///   orca enqueue -f tasks.yaml
+#[derive(Debug, clap::Args)]
+#[command(verbatim_doc_comment)]
+pub(crate) struct EnqueueArgs {
+    #[command(flatten)]
+    task: TaskArgs,
+    /// File with a task, a list of tasks, or {tasks: […]}, in YAML or JSON; - for standard input
+    #[arg(long, short, value_name = "PATH", conflicts_with = "TaskArgs")]
+    file: Option<PathBuf>,
+    /// Makes a repeat harmless: the same key answers the same tasks
+    #[arg(long, value_name = "KEY")]
+    idempotency_key: Option<String>,
+    /// Wait until it has ended; exit code 1 if it did not succeed
+    #[arg(long, short)]
+    wait: bool,
+    /// Show its log while waiting; implies --wait
+    #[arg(long)]
+    follow: bool,
+}
+
+impl EnqueueArgs {
+    /// Does it. What was given is checked before anything is sent.
+    pub(crate) async fn run(
+        self,
+        client: impl FnOnce() -> Result<Client, Failure>,
+        output: Output,
+    ) -> Result<Exit, Failure> {
+        let key = self.idempotency_key.clone();
+        if let Some(path) = &self.file {
+            return match file::read(path)? {
+                Tasks::One(task) => {
+                    let client = client()?;
+                    self.one(&client, *task, key.as_deref(), output).await
+                }
+                Tasks::Many(tasks) => {
+                    let batch = Batch { tasks };
+                    if let Err(errors) = validate(&batch.tasks, limits::BATCH_TASKS) {
+                        return Err(not_valid("the tasks are not valid", errors));
+                    }
+                    self.many(&client()?, &batch, key.as_deref(), output).await
+                }
+            };
+        }
+        let (mut task, files) = self.task.to_task()?;
+        check(&task)?;
+        let client = client()?;
+        for file in files {
+            let (artifact, unpack) = upload::upload(&client, &file.name, &file.path, output).await?;
+            task.artifacts.push(orca_proto::spec::InputArtifact { id: artifact.id, name: file.name, unpack });
+        }
+        self.one(&client, task, key.as_deref(), output).await
+    }
+
+    async fn one(
+        &self,
+        client: &Client,
+        task: NewTask,
+        key: Option<&str>,
+        output: Output,
+    ) -> Result<Exit, Failure> {
+        check(&task)?;
+        let mut task = client.enqueue(&task, key).await?;
+        let id = task.summary.id;
+        if !self.wait && !self.follow {
+            if output.is_json() {
+                output.json(&task)?;
+            } else {
+                output.line(&id.to_string())?;
+            }
+            return Ok(Exit::Done);
+        }
+        if !output.is_json() {
+            output.remark(&format!("enqueued {} as {id}", escape::line(&task.summary.name)));
+        }
+        if self.follow {
+            let mut printer = logs::Printer::new(output, false);
+            logs::follow(client, id, &LogQuery::default(), &mut printer).await?;
+        }
+        if let Some(ended) = watch::until_ended(client, &[id], None, output).await?.pop() {
+            task = ended;
+        }
+        match (output.is_json(), self.follow) {
+            // After the log's lines the task is one more.
+            (true, true) => output.json_line(&task)?,
+            (true, false) => output.json(&task)?,
+            (false, _) => wait::report(client, &task, output).await?,
+        }
+        Ok(wait::exit_of(std::slice::from_ref(&task)))
+    }
+
+    async fn many(
+        &self,
+        client: &Client,
+        batch: &Batch,
+        key: Option<&str>,
+        output: Output,
+    ) -> Result<Exit, Failure> {
+        if self.follow {
+            return Err(Failure::invalid("--follow shows one task's log, and the file holds a list")
+                .hint("use --wait, and `orca logs -f ID` for one of them"));
+        }
+        let enqueued = client.enqueue_batch(batch, key).await?;
+        if !self.wait {
+            if output.is_json() {
+                output.json(&enqueued)?;
+            } else {
+                enqueued.ids.iter().try_for_each(|id: &TaskId| output.line(&id.to_string()))?;
+            }
+            return Ok(Exit::Done);
+        }
+        let tasks = watch::until_ended(client, &enqueued.ids, None, output).await?;
+        let exit = wait::exit_of(&tasks);
+        if output.is_json() {
+            output.json(&Page { items: tasks, next: None })?;
+        } else {
+            for task in &tasks {
+                wait::report(client, task, output).await?;
+            }
+        }
+        Ok(exit)
+    }
+}
+
+fn check(task: &NewTask) -> Result<(), Failure> {
+    validate_one(task).map(drop).map_err(|errors| not_valid("the task is not valid", errors))
+}
+
+fn not_valid(what: &str, mut errors: Vec<FieldError>) -> Failure {
+    let more = errors.len().saturating_sub(LISTED_ERRORS);
+    errors.truncate(LISTED_ERRORS);
+    let failure = Failure::invalid(what).fields(errors);
+    if more > 0 { failure.hint(format!("{more} more are not listed")) } else { failure }
+}
