@@ -1,5 +1,7 @@
 //! The committed OpenAPI document is what the code says, and says enough.
 
+#![expect(clippy::unwrap_used, reason = "a test stops where what it needs is not there")]
+
 use serde_json::Value;
 
 const FILE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/openapi.json");
@@ -12,7 +14,10 @@ fn document() -> Value {
 fn operations(document: &Value) -> Vec<(String, &Value)> {
     let paths = document["paths"].as_object().unwrap();
     let all = paths.iter().flat_map(|(path, item)| {
-        item.as_object().unwrap().iter().map(move |(method, operation)| (format!("{method} {path}"), operation))
+        item.as_object()
+            .unwrap()
+            .iter()
+            .map(move |(method, operation)| (format!("{method} {path}"), operation))
     });
     all.collect()
 }
@@ -36,6 +41,13 @@ fn the_document_is_openapi_3_1_with_one_bearer_scheme() {
     let document = document();
     assert_eq!(document["openapi"], "3.1.0");
     assert_eq!(document["components"]["securitySchemes"]["bearer"]["scheme"], "bearer");
+}
+
+#[test]
+fn the_document_lists_the_kinds_of_problem_as_they_are_on_the_wire() {
+    let known = orca_proto::problem::Kind::ALL.iter().map(|kind| kind.urn());
+    let known: Vec<Value> = known.map(Value::from).collect();
+    assert_eq!(document()["components"]["schemas"]["Kind"]["enum"], Value::from(known));
 }
 
 #[test]

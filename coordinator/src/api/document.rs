@@ -3,8 +3,9 @@
 use orca_proto::problem::{Kind, MEDIA_TYPE, Problem};
 use utoipa::OpenApi;
 use utoipa::openapi::path::{Operation, ParameterIn, PathItem};
+use utoipa::openapi::schema::Type;
 use utoipa::openapi::security::{Http, HttpAuthScheme, SecurityScheme};
-use utoipa::openapi::{ComponentsBuilder, ContentBuilder, Ref, RefOr, ResponseBuilder};
+use utoipa::openapi::{ComponentsBuilder, ContentBuilder, ObjectBuilder, Ref, RefOr, ResponseBuilder};
 
 #[derive(OpenApi)]
 #[openapi(
@@ -57,7 +58,15 @@ pub(super) fn complete(mut document: utoipa::openapi::OpenApi) -> utoipa::openap
         let response = ResponseBuilder::new().description(describe(*kind)).content(MEDIA_TYPE, content);
         parts = parts.response(response_name(*kind), response.build());
     }
-    document.components = Some(parts.build());
+    // The derived schema has the names that the kinds have in the code.
+    let urns = Kind::ALL.iter().map(|kind| kind.urn());
+    let kinds = ObjectBuilder::new()
+        .schema_type(Type::String)
+        .description(Some(
+            "The kinds of problem. Clients branch on these; a kind once published keeps its meaning.",
+        ))
+        .enum_values(Some(urns));
+    document.components = Some(parts.schema("Kind", kinds).build());
     document
 }
 
@@ -96,7 +105,9 @@ fn refusals(operation: &Operation) -> Vec<Kind> {
     if operation.request_body.is_some() {
         kinds.extend([Kind::BodyTooLarge, Kind::UnsupportedMediaType]);
     }
-    if operation.request_body.is_some() || operation.operation_id.as_deref() == Some("retry_task") {
+    // What changes something may meet a state that forbids it, and what is fenced a lease that was lost.
+    let fenced = parameters.clone().any(|known| matches!(known, RefOr::T(known) if known.name == "token"));
+    if operation.request_body.is_some() || fenced || operation.operation_id.as_deref() == Some("retry_task") {
         kinds.push(Kind::Conflict);
     }
     kinds

@@ -10,7 +10,7 @@ use axum::response::{IntoResponse, Response};
 use orca_proto::limits;
 use orca_proto::problem::Kind;
 use serde::Serialize;
-use serde::de::DeserializeOwned;
+use serde::de::{DeserializeOwned, IgnoredAny};
 use serde_json::error::Category;
 use serde_path_to_error::Segment;
 
@@ -67,13 +67,17 @@ pub(super) fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Refusal> {
             format!("the body is not UTF-8: byte {} is where it stops being so", error.valid_up_to());
         Refusal::new(Kind::Malformed, detail)
     })?;
-    match serde_json::from_str(text) {
-        Ok(value) => Ok(value),
-        Err(error) if error.classify() == Category::Data => Err(locate::<T>(text, &error)),
-        Err(_) if text.trim().is_empty() => {
+    let error = match serde_json::from_str(text) {
+        Ok(value) => return Ok(value),
+        // A field may have been refused before the parser came to where the text stops being JSON.
+        Err(error) => serde_json::from_str::<IgnoredAny>(text).err().unwrap_or(error),
+    };
+    match error {
+        error if error.classify() == Category::Data => Err(locate::<T>(text, &error)),
+        _ if text.trim().is_empty() => {
             Err(Refusal::new(Kind::Malformed, "the body is empty; this route reads a JSON document"))
         }
-        Err(error) => Err(Refusal::new(Kind::Malformed, format!("the body is not JSON: {error}"))),
+        error => Err(Refusal::new(Kind::Malformed, format!("the body is not JSON: {error}"))),
     }
 }
 
@@ -168,6 +172,7 @@ mod tests {
         for text in ["", "  ", "{", "[1,]", "nul", r#"{"a" 1}"#, "{} {}", "\u{feff}{}"] {
             assert_eq!(fault::<serde_json::Value>(text).0, Kind::Malformed, "{text}");
         }
+        assert_eq!(fault::<NewTask>(r#"{"colour":1"#).0, Kind::Malformed);
         assert!(fault::<NewTask>("{\n \"container\" 1}").2.contains("line 2 column 14"));
         let deep = "[".repeat(100_000);
         assert_eq!(fault::<serde_json::Value>(&deep).0, Kind::Malformed);

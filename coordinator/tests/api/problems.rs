@@ -1,0 +1,130 @@
+//! Every refusal is a problem document that says what, why and where.
+
+use orca_proto::limits;
+use orca_proto::token::Access;
+use reqwest::{Body, Method};
+use serde_json::Value;
+
+use crate::harness::{Server, refusal};
+
+async fn post(server: &Server, path: &str, kind: &str, body: impl Into<Body>) -> (u16, String, Value) {
+    let request = server.operator(Method::POST, path).header("content-type", kind).body(body);
+    refusal(request.send().await.unwrap()).await
+}
+
+#[tokio::test]
+async fn a_path_that_is_no_route_is_404_and_a_wrong_method_405_with_allow() {
+    let server = Server::start().await;
+    for path in ["/", "/v1", "/v1/task", "/v2/tasks", "/v1/tasks/", "/%ff"] {
+        let (status, kind, _) = refusal(server.get(path).send().await.unwrap()).await;
+        assert_eq!((status, kind.as_str()), (404, "not-found"), "{path}");
+    }
+    for (method, path, allow) in [
+        (Method::DELETE, "/v1/tasks", ["GET", "POST"].as_slice()),
+        (Method::PUT, "/healthz", &["GET"]),
+        (Method::GET, "/v1/batches", &["POST"]),
+        ("BREW".parse().unwrap(), "/v1/nodes", &["GET", "POST"]),
+    ] {
+        let answer = server.request(method.clone(), path).send().await.unwrap();
+        let allowed = answer.headers()["allow"].to_str().unwrap().to_owned();
+        assert!(allow.iter().all(|method| allowed.contains(method)), "{path}: {allowed}");
+        let (status, kind, _) = refusal(answer).await;
+        assert_eq!((status, kind.as_str()), (405, "method-not-allowed"), "{method} {path}");
+    }
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn a_body_that_cannot_be_read_is_refused_by_what_is_wrong_with_it() {
+    let server = Server::start().await;
+    let json = "application/json";
+    for (path, kind, body, expected) in [
+        ("/v1/tasks", "text/plain", &b"{}"[..], (415, "unsupported-media-type")),
+        ("/v1/tasks", "application/jsonp", b"{}", (415, "unsupported-media-type")),
+        ("/v1/tasks", "application/x-www-form-urlencoded", b"image=x", (415, "unsupported-media-type")),
+        ("/v1/artifacts?name=x", json, b"{}", (415, "unsupported-media-type")),
+        ("/v1/tasks", json, b"{\"container\":", (400, "malformed")),
+        ("/v1/tasks", json, b"", (400, "malformed")),
+        ("/v1/tasks", json, b"{\"container\":{\"image\":\"\xff\xfe\"}}", (400, "malformed")),
+        ("/v1/tasks", "application/json; charset=utf-8", b"[]", (422, "validation")),
+        ("/v1/tasks", json, b"{\"container\":{\"image\":\"x\"},\"colour\":1}", (422, "validation")),
+        ("/v1/batches", json, b"{\"tasks\":[{\"container\":{}}]}", (422, "validation")),
+    ] {
+        let (status, urn, _) = post(&server, path, kind, body).await;
+        assert_eq!((status, urn.as_str()), expected, "{path} {}", String::from_utf8_lossy(body));
+    }
+    let (_, _, body) =
+        post(&server, "/v1/tasks", json, "{\"container\":{\"image\":\"x\"},\"colour\":1}").await;
+    assert_eq!(body["errors"][0]["pointer"], "/colour");
+    let (_, _, body) = post(&server, "/v1/tasks", json, "{\n\"a\" 1}").await;
+    assert!(body["detail"].as_str().unwrap().contains("line 2 column"), "{body}");
+    let squeezed = server.operator(Method::POST, "/v1/tasks").header("content-type", json);
+    let squeezed = squeezed.header("content-encoding", "gzip").body("{}").send().await.unwrap();
+    assert_eq!(refusal(squeezed).await.0, 415);
+    let tasks = server.client(Access::Operator).tasks(&Default::default()).await.unwrap();
+    assert!(tasks.items.is_empty());
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn a_body_over_its_routes_limit_is_413_whether_its_length_was_told_or_not() {
+    let server = Server::start().await;
+    for (path, limit) in [("/v1/tasks", limits::BODY), ("/v1/batches", limits::PLAN_BODY)] {
+        let told = vec![b' '; limit + 1];
+        let (status, urn, _) = post(&server, path, "application/json", told).await;
+        assert_eq!((status, urn.as_str()), (413, "body-too-large"), "{path}");
+        let pieces = (0..=limit >> 20).map(|_| Ok::<_, std::io::Error>(vec![b' '; 1 << 20]));
+        let untold = Body::wrap_stream(futures_util::stream::iter(pieces));
+        let (status, urn, _) = post(&server, path, "application/json", untold).await;
+        assert_eq!((status, urn.as_str()), (413, "body-too-large"), "{path} in pieces");
+    }
+    let largest = vec![b' '; limits::BODY];
+    assert_eq!(post(&server, "/v1/tasks", "application/json", largest).await.0, 400);
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn a_query_parameter_that_is_unknown_or_wrong_is_named() {
+    let server = Server::start().await;
+    for (path, pointer) in [
+        ("/v1/tasks?colour=red", "?colour"),
+        ("/v1/tasks?limit=many", "?limit"),
+        ("/v1/tasks?parent=x", "?parent"),
+        ("/v1/events?since=1", "?since"),
+        ("/v1/nodes?x=1", "?x"),
+        ("/healthz?x", "?x"),
+    ] {
+        let (status, _, body) = refusal(server.operator(Method::GET, path).send().await.unwrap()).await;
+        assert_eq!((status, body["errors"][0]["pointer"].as_str()), (422, Some(pointer)), "{path}");
+    }
+    let (status, _, _) =
+        refusal(server.operator(Method::GET, "/v1/tasks?name=%ff").send().await.unwrap()).await;
+    assert_eq!(status, 400);
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn an_idempotency_key_must_be_one_to_128_visible_characters() {
+    let server = Server::start().await;
+    for key in ["", " ", "a b", "ü", &"x".repeat(129)] {
+        let request = server.operator(Method::POST, "/v1/tasks").header("idempotency-key", key);
+        let request =
+            request.header("content-type", "application/json").body("{\"container\":{\"image\":\"x\"}}");
+        let (status, urn, _) = refusal(request.send().await.unwrap()).await;
+        assert_eq!((status, urn.as_str()), (400, "malformed"), "{key:?}");
+    }
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn every_answer_carries_a_request_id_and_a_sane_one_is_kept() {
+    let server = Server::start().await;
+    let own = server.get("/healthz").header("x-request-id", "my-id-7").send().await.unwrap();
+    assert_eq!(own.headers()["x-request-id"], "my-id-7");
+    let (_, _, body) =
+        refusal(server.get("/nowhere").header("x-request-id", "my-id-8").send().await.unwrap()).await;
+    assert_eq!(body["request_id"], "my-id-8");
+    let odd = server.get("/healthz").header("x-request-id", "a b\"c").send().await.unwrap();
+    assert!(uuid::Uuid::parse_str(odd.headers()["x-request-id"].to_str().unwrap()).is_ok());
+    server.stop().await;
+}
