@@ -47,12 +47,11 @@ fn find(dependencies: &Dependencies, wanted: &str) -> Result<ArtifactId, VerbErr
     let Some((key, name)) = wanted.rsplit_once('/') else {
         return absent(format!("{wanted:?} is neither an artifact's id nor KEY/NAME"));
     };
-    let mut with_key = dependencies.tasks.iter().filter(|task| task.key.as_deref() == Some(key)).peekable();
-    if with_key.peek().is_none() {
+    let with_key = || dependencies.tasks.iter().rev().filter(|task| task.key.as_deref() == Some(key));
+    if with_key().next().is_none() {
         return absent(format!("this task depends on none with the key {key:?}"));
     }
-    let kept =
-        with_key.filter_map(|task| task.artifacts.iter().rfind(|artifact| artifact.name == name)).last();
+    let kept = with_key().find_map(|task| task.artifacts.iter().rfind(|artifact| artifact.name == name));
     match kept {
         Some(artifact) => Ok(artifact.id),
         None => absent(format!("the dependency {key:?} kept no artifact {name:?}")),
