@@ -1,6 +1,6 @@
 //! Whole-system tests: a real Postgres in a container, a real coordinator and real nodes as processes, real containers.
 //!
-//! Each test is a [`scenario`]: it gets a [`System`] of its own (database, ports, directories, keys, node names), does its
+//! Each test is a [`scenario()`]: it gets a [`System`] of its own (database, ports, directories, keys, node names), does its
 //! part, and then the system is taken down whatever happened; a container left behind fails the test. Where a test fails,
 //! the tasks and the ends of all logs are printed.
 //!
