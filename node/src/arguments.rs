@@ -1,0 +1,202 @@
+//! The command line of `orca-planner` and `orca-worker`: options, environment, logging, signals.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::{Parser, ValueEnum};
+use orca_proto::duration::Span;
+use orca_proto::quantity::Bytes;
+use orca_proto::spec::Role;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+use tracing_subscriber::EnvFilter;
+
+use crate::settings::role_name;
+use crate::{
+    CoordinatorSettings, NodeError, NodeSettings, PlacementSettings, RuntimeKind, RuntimeSettings, Secret,
+    heartbeat,
+};
+
+/// Threads of the daemon: it waits far more than it computes.
+const THREADS: usize = 2;
+
+/// Runs containerised work from the coordinator's queue until SIGTERM, then drains.
+#[derive(Debug, Parser)]
+#[command(version)]
+struct Arguments {
+    /// The coordinator's address
+    #[arg(long, env = "ORCA_COORDINATOR", default_value = "http://127.0.0.1:7070")]
+    coordinator: String,
+    /// The file that holds the node's token (`orca token --role worker|planner` makes one)
+    #[arg(long, env = "ORCA_TOKEN_FILE")]
+    token_file: Option<PathBuf>,
+    /// The node's name, unique in its namespace [default: HOSTNAME-ROLE]
+    #[arg(long, env = "ORCA_NODE_NAME")]
+    name: Option<String>,
+    /// Attempts at once, 1 to 1024 [default: twice the number of processors]
+    #[arg(long, env = "ORCA_SLOTS")]
+    slots: Option<u32>,
+    /// Take tasks of these queues only, separated by commas
+    #[arg(long = "queue", env = "ORCA_QUEUES", value_delimiter = ',')]
+    queues: Vec<String>,
+    /// Labels for people and placement: k=v,k=v
+    #[arg(long = "label", env = "ORCA_NODE_LABELS", value_delimiter = ',')]
+    labels: Vec<String>,
+    /// The directory of the node's files; one daemon each
+    #[arg(long, env = "ORCA_STATE_DIR")]
+    state_dir: Option<PathBuf>,
+    /// What runs the containers; `process` isolates nothing
+    #[arg(long, env = "ORCA_RUNTIME", default_value = "docker")]
+    runtime: RuntimeKind,
+    /// The engine's address [default: unix:///var/run/docker.sock]
+    #[arg(long, env = "DOCKER_HOST")]
+    docker_host: Option<String>,
+    /// The static agent [default: orca-agent next to this program]
+    #[arg(long = "agent", env = "ORCA_AGENT_BINARY")]
+    agent: Option<PathBuf>,
+    /// Let tasks ask for an open network
+    #[arg(long, env = "ORCA_ALLOW_NETWORK", num_args = 0..=1, default_value = "false", default_missing_value = "true")]
+    allow_network: bool,
+    /// How much of input artifacts to keep for later attempts
+    #[arg(long, env = "ORCA_CACHE_SIZE", default_value = "10GiB")]
+    cache_size: Bytes,
+    /// How long a shutdown waits for running attempts before it gives them back
+    #[arg(long, env = "ORCA_DRAIN_TIMEOUT", default_value = "60s")]
+    drain_timeout: Span,
+    /// What to log, such as `info` or `orca_node=debug`
+    #[arg(long, env = "ORCA_LOG", default_value = "info")]
+    log: String,
+    /// How to log it
+    #[arg(long, env = "ORCA_LOG_FORMAT", default_value = "text")]
+    log_format: LogFormat,
+    /// Exit with 0 if the daemon that uses the state directory renewed its leases lately, with 1 if not
+    #[arg(long)]
+    healthcheck: bool,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum LogFormat {
+    Text,
+    Json,
+}
+
+/// The whole of a node's `main`.
+#[must_use]
+pub fn main(role: Role) -> ExitCode {
+    let arguments = Arguments::parse();
+    let state_dir = arguments.state_dir.clone().unwrap_or_else(|| default_state_dir(role));
+    if arguments.healthcheck {
+        return if heartbeat::is_fresh(&state_dir) { ExitCode::SUCCESS } else { ExitCode::FAILURE };
+    }
+    if let Err(why) = start_logging(&arguments) {
+        eprintln!("orca-{}: --log {why}", role_name(role));
+        return ExitCode::from(2);
+    }
+    let ended = settings(arguments, role, state_dir).and_then(|settings| {
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(THREADS)
+            .enable_all()
+            .build()
+            .map_err(NodeError::io("start threads for", PathBuf::from("the daemon")))?;
+        runtime.block_on(async {
+            let shutdown = CancellationToken::new();
+            tokio::spawn(watch_signals(shutdown.clone()));
+            crate::run(settings, shutdown).await
+        })
+    });
+    match ended {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("orca-{}: {error}", role_name(role));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn settings(arguments: Arguments, role: Role, state_dir: PathBuf) -> Result<NodeSettings, NodeError> {
+    let Some(token_file) = arguments.token_file else {
+        let why = "(or ORCA_TOKEN_FILE) is needed: the file with the token that `orca token` made";
+        return Err(NodeError::Setting { setting: "--token-file", why: why.to_owned() });
+    };
+    let token = std::fs::read_to_string(&token_file).map_err(NodeError::io("read", &token_file))?;
+    let mut labels = BTreeMap::new();
+    for label in arguments.labels.iter().filter(|label| !label.is_empty()) {
+        let Some((key, value)) = label.split_once('=') else {
+            let why = format!("has {label:?}, which is not key=value");
+            return Err(NodeError::Setting { setting: "--label", why });
+        };
+        labels.insert(key.to_owned(), value.to_owned());
+    }
+    let processors = std::thread::available_parallelism().map_or(1, usize::from);
+    Ok(NodeSettings {
+        role,
+        coordinator: CoordinatorSettings {
+            url: arguments.coordinator,
+            token: Secret::new(token.trim()),
+        },
+        placement: PlacementSettings {
+            name: arguments.name.unwrap_or_else(|| default_name(role)),
+            slots: arguments.slots.unwrap_or_else(|| u32::try_from(processors * 2).unwrap_or(2)),
+            queues: arguments.queues.into_iter().filter(|queue| !queue.is_empty()).collect(),
+            labels,
+        },
+        runtime: RuntimeSettings {
+            kind: arguments.runtime,
+            docker_host: arguments.docker_host.filter(|host| !host.is_empty()),
+            agent: arguments.agent,
+            allow_network: arguments.allow_network,
+            cache_bytes: arguments.cache_size.0,
+        },
+        state_dir,
+        drain_timeout: arguments.drain_timeout.get(),
+    })
+}
+
+fn default_name(role: Role) -> String {
+    let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
+    let safe = |c: char| if c.is_ascii_alphanumeric() || "._-".contains(c) { c } else { '-' };
+    format!("{}-{}", host.chars().map(safe).take(100).collect::<String>(), role_name(role))
+}
+
+fn default_state_dir(role: Role) -> PathBuf {
+    let base = if rustix::process::geteuid().is_root() {
+        PathBuf::from("/var/lib")
+    } else {
+        let home = std::env::var_os("HOME").map_or_else(std::env::temp_dir, PathBuf::from);
+        std::env::var_os("XDG_STATE_HOME").map_or_else(|| home.join(".local/state"), PathBuf::from)
+    };
+    base.join("orca").join(role_name(role))
+}
+
+fn start_logging(arguments: &Arguments) -> Result<(), String> {
+    let filter = EnvFilter::try_new(&arguments.log).map_err(|error| format!("is not a filter: {error}"))?;
+    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    match arguments.log_format {
+        LogFormat::Text => builder.try_init(),
+        LogFormat::Json => builder.json().try_init(),
+    }
+    .map_err(|error| error.to_string())
+}
+
+/// The first signal drains; the second ends the process at once, and the next start sweeps what is left.
+async fn watch_signals(shutdown: CancellationToken) {
+    let (Ok(mut term), Ok(mut int)) =
+        (signal(SignalKind::terminate()), signal(SignalKind::interrupt()))
+    else {
+        tracing::error!("cannot listen for signals; only SIGKILL will end this node");
+        return;
+    };
+    for first in [true, false] {
+        tokio::select! { _ = term.recv() => {} _ = int.recv() => {} }
+        if !first {
+            break;
+        }
+        tracing::info!("draining; send the signal again to stop at once");
+        shutdown.cancel();
+        // A signal that is sent to the whole process group often arrives twice.
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+    std::process::exit(130);
+}

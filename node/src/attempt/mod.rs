@@ -1,0 +1,79 @@
+//! One attempt, from its grant to its report: [`prepare`], serve its [`socket`], [`watch`] it, give the [`verdict`],
+//! [`settle`]. Each phase can be cut short by the end of the lease, a cancel, or the node's own shutdown.
+
+mod agent_socket;
+mod directory;
+mod prepare;
+mod relay;
+mod session;
+mod settle;
+mod socket;
+mod verdict;
+mod watch;
+
+use std::sync::Arc;
+
+use orca_proto::node::Grant;
+use orca_proto::task::Outcome;
+
+use crate::daemon::Node;
+use crate::daemon::leases::HeldLease;
+use crate::runtime::Fault;
+use verdict::{Ending, Stop};
+
+/// Why an attempt ended before its container could be watched.
+#[derive(Debug)]
+enum Interrupted {
+    /// From outside.
+    Stopped(Stop),
+    /// By its own preparation.
+    Unfit(Outcome),
+}
+
+impl From<Fault> for Interrupted {
+    fn from(fault: Fault) -> Self {
+        Self::Unfit(match fault {
+            Fault::Rejected(reason) => Outcome::Rejected { reason },
+            Fault::Engine(reason) | Fault::Silent(reason) => Outcome::RuntimeError { reason },
+        })
+    }
+}
+
+/// Runs one attempt. Returns once it is reported or its lease is over, and in every case nothing of it is left.
+#[tracing::instrument(skip_all, fields(task = %grant.task, attempt = grant.attempt, token = %grant.token))]
+pub(crate) async fn run(node: &Arc<Node>, grant: Grant, lease: Arc<HeldLease>) {
+    tracing::info!(image = %grant.spec.container.image, "begins");
+    let name = container_name(&grant);
+    let prepared = tokio::select! {
+        prepared = prepare::prepare(node, &grant, &lease) => prepared,
+        stop = stopped(node, &lease) => Err(Interrupted::Stopped(stop)),
+    };
+    let prepared = match prepared {
+        Ok(prepared) => prepared,
+        Err(interrupted) => {
+            return settle::unstarted(node, &lease, interrupted).await;
+        }
+    };
+    let ending = match node.runtime.start(&prepared.launch).await {
+        Ok(()) => Box::pin(watch::watch(node, &prepared, &lease)).await,
+        Err(fault) => {
+            let uncertain = matches!(fault, Fault::Silent(_));
+            Ending::Unstarted { fault: fault.into(), uncertain }
+        }
+    };
+    Box::pin(settle::settle(node, &name, prepared, &lease, ending)).await;
+}
+
+/// Returns once something outside asks that an attempt end before its container is there.
+async fn stopped(node: &Node, lease: &HeldLease) -> Stop {
+    tokio::select! {
+        biased;
+        () = lease.over() => Stop::LeaseOver,
+        () = lease.cancel.cancelled() => Stop::Cancelled,
+        () = node.evict.cancelled() => Stop::Evicted,
+    }
+}
+
+fn container_name(grant: &Grant) -> String {
+    format!("orca-{}-{}-{}", grant.task, grant.attempt, grant.token)
+}

@@ -1,0 +1,156 @@
+//! Everything that must be there before the container: image, directories, input, the served socket. The slow parts run
+//! side by side; a drop in the middle leaves only files, which the settlement removes.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+
+use futures_util::future::try_join_all;
+use orca_proto::agent::Brief;
+use orca_proto::attempt::Dependencies;
+use orca_proto::duration::Span;
+use orca_proto::ids::ArtifactId;
+use orca_proto::node::Grant;
+use orca_proto::task::Outcome;
+
+use super::Interrupted;
+use super::directory::Directory;
+use super::session::{Session, Token};
+use super::socket::Server;
+use crate::daemon::Node;
+use crate::daemon::leases::HeldLease;
+use crate::files::{FilesError, InUse};
+use crate::retry::a_few_times;
+use crate::runtime::{Image, Launch, Shown};
+use crate::settings::RuntimeKind;
+
+/// A container that can be started.
+pub(super) struct Prepared {
+    pub(super) session: Arc<Session>,
+    pub(super) server: Server,
+    pub(super) launch: Launch,
+    /// Keeps the input artifacts in the cache.
+    pub(super) _inputs: Vec<InUse>,
+}
+
+/// Prepares an attempt.
+pub(super) async fn prepare(
+    node: &Arc<Node>,
+    grant: &Grant,
+    lease: &Arc<HeldLease>,
+) -> Result<Prepared, Interrupted> {
+    let directory = Directory::of(&node.state, lease.lease);
+    let token = Token::generate().map_err(here)?;
+    let name = super::container_name(grant);
+    let made = async {
+        let (directory, grant, name, token) = (directory.clone(), grant.clone(), name.clone(), token.clone());
+        let mounted = node.settings.runtime.kind == RuntimeKind::Docker;
+        let make = move || directory.create(&grant, &name, token.expose(), mounted);
+        tokio::task::spawn_blocking(make).await.map_err(here)?.map_err(here)
+    };
+    let image = async { node.runtime.image(&grant.spec.container).await.map_err(Interrupted::from) };
+    let inputs = async {
+        let fetches = grant.spec.artifacts.iter().map(|input| node.files.fetch(&node.client, input));
+        try_join_all(fetches).await.map_err(Interrupted::from)
+    };
+    let dependencies = async {
+        if !grant.has_dependencies {
+            return Ok(None);
+        }
+        let fetched = a_few_times(|| node.client.dependencies(lease.lease)).await;
+        fetched.map(Some).map_err(|error| Interrupted::Unfit(Outcome::RuntimeError {
+            reason: format!("the results of the dependencies could not be fetched: {error}"),
+        }))
+    };
+    let ((), image, inputs, dependencies) = tokio::try_join!(made, image, inputs, dependencies)?;
+
+    let brief = brief(node, grant, &image)?;
+    let readable = readable(grant, dependencies.as_ref());
+    if let Some(dependencies) = dependencies {
+        let directory = directory.clone();
+        let put = move || directory.put_dependencies(&dependencies);
+        tokio::task::spawn_blocking(put).await.map_err(here)?.map_err(here)?;
+    }
+    let launch = Launch {
+        labels: labels(node, grant),
+        name,
+        user: grant.spec.container.user.clone(),
+        resources: grant.spec.resources.clone(),
+        network: grant.spec.network,
+        directory: directory.shared.clone(),
+        artifacts: grant
+            .spec
+            .artifacts
+            .iter()
+            .zip(&inputs)
+            .map(|(input, in_use)| Shown { name: input.name.clone(), source: in_use.path.clone() })
+            .collect(),
+        image,
+    };
+    let session = Arc::new(Session::new(Arc::clone(node), Arc::clone(lease), brief, token, directory, readable));
+    let server = Server::start(Arc::clone(&session)).map_err(here)?;
+    Ok(Prepared { session, server, launch, _inputs: inputs })
+}
+
+/// What the agent is to run: the task's command, or else the image's own.
+fn brief(node: &Node, grant: &Grant, image: &Image) -> Result<Brief, Interrupted> {
+    let spec = &grant.spec;
+    let command =
+        if spec.container.command.is_empty() { image.command.clone() } else { spec.container.command.clone() };
+    if command.first().is_none_or(String::is_empty) {
+        let reason = format!(
+            "there is nothing to run: the task names no command, and the image {} has neither entrypoint nor command",
+            spec.container.image
+        );
+        return Err(Interrupted::Unfit(Outcome::Rejected { reason }));
+    }
+    Ok(Brief {
+        task: grant.task,
+        token: grant.token,
+        attempt: grant.attempt,
+        max_attempts: grant.max_attempts,
+        role: spec.role,
+        step: grant.step,
+        image: spec.container.image.clone(),
+        command,
+        env: spec.container.env.clone(),
+        workdir: spec.container.workdir.clone(),
+        input: spec.input.clone(),
+        artifacts: spec.artifacts.clone(),
+        has_dependencies: grant.has_dependencies,
+        start_to_close: spec.timeouts.start_to_close,
+        grace: spec.timeouts.grace,
+        // A node that is silent for longer has lost the lease anyway.
+        orphan_after: Span::from(node.lease()),
+    })
+}
+
+/// The artifacts that the attempt may read: its inputs and its dependencies'.
+fn readable(grant: &Grant, dependencies: Option<&Dependencies>) -> HashSet<ArtifactId> {
+    let inputs = grant.spec.artifacts.iter().map(|input| input.id);
+    let kept = dependencies.into_iter().flat_map(|dependencies| &dependencies.tasks);
+    inputs.chain(kept.flat_map(|task| &task.artifacts).map(|artifact| artifact.id)).collect()
+}
+
+fn labels(node: &Node, grant: &Grant) -> HashMap<String, String> {
+    HashMap::from([
+        ("orca.node".to_owned(), node.settings.placement.name.clone()),
+        ("orca.task".to_owned(), grant.task.to_string()),
+        ("orca.attempt".to_owned(), grant.attempt.to_string()),
+        ("orca.token".to_owned(), grant.token.to_string()),
+    ])
+}
+
+/// A fault of this machine: the task may well run on another.
+fn here(error: impl std::fmt::Display) -> Interrupted {
+    Interrupted::Unfit(Outcome::RuntimeError { reason: format!("the node could not prepare it: {error}") })
+}
+
+impl From<FilesError> for Interrupted {
+    fn from(error: FilesError) -> Self {
+        let reason = error.to_string();
+        Self::Unfit(match error {
+            FilesError::Rejected { .. } => Outcome::Rejected { reason },
+            FilesError::Failed { .. } => Outcome::RuntimeError { reason },
+        })
+    }
+}

@@ -1,0 +1,112 @@
+//! What the routes of an attempt's socket, its relays and its watch share.
+
+use std::collections::HashSet;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use orca_proto::agent::{AgentReport, Brief};
+use orca_proto::ids::ArtifactId;
+use orca_proto::task::Progress;
+use sha2::{Digest, Sha256};
+use tokio::sync::{Notify, Semaphore, watch};
+
+use super::directory::Directory;
+use crate::daemon::Node;
+use crate::daemon::leases::HeldLease;
+
+/// JSON bodies that one attempt may have under way at once.
+const BODIES: usize = 4;
+
+/// Backs the socket of one attempt.
+#[derive(Clone)]
+pub(super) struct Token(Arc<str>);
+
+impl Token {
+    pub(super) fn generate() -> std::io::Result<Self> {
+        let mut bytes = [0_u8; 32];
+        let filled = rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty())?;
+        if filled != bytes.len() {
+            return Err(std::io::Error::other("the system has no randomness to give"));
+        }
+        Ok(Self(bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>().into()))
+    }
+
+    pub(super) fn expose(&self) -> &str {
+        &self.0
+    }
+
+    /// Compares hashes: the time it takes tells nothing of the token.
+    pub(super) fn matches(&self, given: &str) -> bool {
+        Sha256::digest(given) == Sha256::digest(self.expose())
+    }
+}
+
+/// One attempt, as its socket sees it.
+pub(super) struct Session {
+    pub(super) node: Arc<Node>,
+    pub(super) lease: Arc<HeldLease>,
+    pub(super) brief: Brief,
+    pub(super) token: Token,
+    pub(super) directory: Directory,
+    /// Artifacts that it may read.
+    pub(super) readable: HashSet<ArtifactId>,
+    pub(super) bodies: Semaphore,
+    /// True once the program was started.
+    pub(super) started: watch::Sender<bool>,
+    /// The latest, until it is relayed.
+    pub(super) progress: watch::Sender<Option<Progress>>,
+    report: Mutex<Option<AgentReport>>,
+    reported: Notify,
+}
+
+impl Session {
+    pub(super) fn new(
+        node: Arc<Node>,
+        lease: Arc<HeldLease>,
+        brief: Brief,
+        token: Token,
+        directory: Directory,
+        readable: HashSet<ArtifactId>,
+    ) -> Self {
+        Self {
+            node,
+            lease,
+            brief,
+            token,
+            directory,
+            readable,
+            bodies: Semaphore::new(BODIES),
+            started: watch::Sender::new(false),
+            progress: watch::Sender::new(None),
+            report: Mutex::new(None),
+            reported: Notify::new(),
+        }
+    }
+
+    /// Takes the agent's report; `false` if there already is another.
+    pub(super) fn report(&self, report: AgentReport) -> bool {
+        let mut known = self.report.lock().unwrap_or_else(PoisonError::into_inner);
+        match known.as_ref() {
+            Some(known) => *known == report,
+            None => {
+                *known = Some(report);
+                self.reported.notify_one();
+                true
+            }
+        }
+    }
+
+    /// The report, if there is one.
+    pub(super) fn known_report(&self) -> Option<AgentReport> {
+        self.report.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Returns once there is a report.
+    pub(super) async fn wait_for_report(&self) -> AgentReport {
+        loop {
+            if let Some(report) = self.known_report() {
+                return report;
+            }
+            self.reported.notified().await;
+        }
+    }
+}

@@ -1,0 +1,181 @@
+//! The end of an attempt: the container removed, the outcome reported, the files gone.
+//!
+//! An outcome that may lead to another attempt is reported only once the container is gone, so that there are never two.
+//! A success is reported first, for speed. Without the lease nothing is reported, but the container still goes.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use orca_proto::attempt::Report;
+use orca_proto::client::ClientError;
+use orca_proto::problem::Kind;
+use orca_proto::spec::Role;
+use orca_proto::task::Outcome;
+
+use super::directory::{Directory, private};
+use super::prepare::Prepared;
+use super::session::Session;
+use super::verdict::{Ending, Evidence, stopped, verdict, wants_post_mortem};
+use super::Interrupted;
+use crate::daemon::Node;
+use crate::daemon::leases::HeldLease;
+use crate::retry::until_answered;
+use crate::runtime::PostMortem;
+
+/// How long a container that has reported may take to end by itself, where it matters how it ended.
+const LAST_BREATH: Duration = Duration::from_secs(3);
+/// The longest wait between two tries to remove.
+const PAUSE: Duration = Duration::from_secs(5);
+/// How long a container whose start was never answered may still come to life.
+const UNCERTAIN: Duration = Duration::from_secs(30);
+
+/// Settles an attempt that never had a container.
+pub(super) async fn unstarted(node: &Node, lease: &HeldLease, interrupted: Interrupted) {
+    let outcome = match interrupted {
+        Interrupted::Unfit(outcome) => Some(outcome),
+        Interrupted::Stopped(stop) => stopped(stop),
+    };
+    remove_files(Directory::of(&node.state, lease.lease)).await;
+    match outcome {
+        Some(outcome) => send(node, lease, Report { outcome, result: None, plan: None }).await,
+        None => tracing::warn!("the lease is over: nothing is reported"),
+    }
+    node.leases.release(lease.lease);
+}
+
+/// Settles an attempt whose container was started, or may have been.
+pub(super) async fn settle(
+    node: &Arc<Node>,
+    name: &str,
+    prepared: Prepared,
+    lease: &Arc<HeldLease>,
+    ending: Ending,
+) {
+    let uncertain = matches!(ending, Ending::Unstarted { uncertain: true, .. });
+    let evidence = collect(node, &prepared.session, name, lease, &ending).await;
+    let report = verdict(ending, evidence);
+    let gone = remove_container(node, name, uncertain);
+    match report {
+        Some(report) if report.outcome == Outcome::Succeeded => {
+            let sent = async {
+                send(node, lease, report).await;
+                node.leases.release(lease.lease);
+            };
+            tokio::join!(sent, gone);
+        }
+        Some(report) => {
+            gone.await;
+            send(node, lease, report).await;
+            node.leases.release(lease.lease);
+        }
+        None => {
+            tracing::warn!("the lease is over: nothing is reported");
+            node.leases.release(lease.lease);
+            gone.await;
+        }
+    }
+    let directory = prepared.session.directory.clone();
+    prepared.server.stop();
+    remove_files(directory).await;
+}
+
+/// What the verdict needs to know besides the ending.
+async fn collect(
+    node: &Node,
+    session: &Session,
+    name: &str,
+    lease: &HeldLease,
+    ending: &Ending,
+) -> Evidence {
+    let mut evidence = Evidence {
+        step: session.brief.step.or((session.brief.role == Role::Plan).then_some(orca_proto::task::Step::Plan)),
+        cancel_asked: lease.cancel.is_cancelled(),
+        ..Evidence::default()
+    };
+    if wants_post_mortem(ending) {
+        // The engine says what it knows of memory once the container has ended.
+        let _ended_or_not = tokio::time::timeout(LAST_BREATH, node.runtime.wait(name)).await;
+        evidence.post_mortem = node.runtime.post_mortem(name).await;
+    }
+    if matches!(ending, Ending::Reported(report) if report.outcome == Outcome::Succeeded) {
+        let directory = session.directory.clone();
+        let staged = move || (directory.staged_result(), directory.staged(private::PLAN));
+        match tokio::task::spawn_blocking(staged).await {
+            Ok((Ok(result), Ok(plan))) => (evidence.result, evidence.plan) = (result, plan),
+            Ok((Err(error), _) | (_, Err(error))) => {
+                tracing::error!(%error, "cannot read back what the program returned");
+            }
+            Err(error) => tracing::error!(%error, "cannot read back what the program returned"),
+        }
+    }
+    if evidence.post_mortem != PostMortem::default() {
+        tracing::debug!(post_mortem = ?evidence.post_mortem, "examined");
+    }
+    evidence
+}
+
+/// Removes the container, however long the engine takes.
+async fn remove_container(node: &Node, name: &str, uncertain: bool) {
+    let mut pause = Duration::from_millis(100);
+    let certain = tokio::time::Instant::now() + UNCERTAIN;
+    loop {
+        match node.runtime.remove(name).await {
+            Ok(()) if uncertain && tokio::time::Instant::now() < certain => {}
+            Ok(()) => return,
+            Err(fault) => tracing::warn!(name, %fault, "cannot remove the container; trying again"),
+        }
+        tokio::time::sleep(pause).await;
+        pause = (pause * 2).min(PAUSE);
+    }
+}
+
+/// Reports until the coordinator has recorded it or the lease is over.
+async fn send(node: &Node, lease: &HeldLease, report: Report) {
+    tokio::select! {
+        biased;
+        recorded = record(node, lease, report) => match recorded {
+            Ok(()) => {}
+            Err(error) if error.kind() == Some(Kind::LeaseLost) => {
+                tracing::warn!("the lease was lost: another attempt counts");
+            }
+            Err(error) => tracing::error!(%error, "the outcome was not recorded"),
+        },
+        () = lease.over() => tracing::warn!("the lease ran out before the outcome was recorded"),
+    }
+}
+
+async fn record(node: &Node, lease: &HeldLease, report: Report) -> Result<(), ClientError> {
+    let refused = match until_answered(|| node.client.report(lease.lease, &report)).await {
+        Ok(reported) => {
+            tracing::info!(outcome = report.outcome.name(), state = %reported.state, "reported");
+            return Ok(());
+        }
+        Err(error) => error,
+    };
+    let what = if report.plan.is_some() { "plan" } else { "result" };
+    let instead = match refused.kind() {
+        Some(Kind::PlanInvalid | Kind::Validation | Kind::Malformed | Kind::BodyTooLarge)
+            if report.plan.is_some() || report.result.is_some() =>
+        {
+            Report {
+                outcome: Outcome::Failed {
+                    exit_code: 0,
+                    reason: Some(format!("the {what} was refused: {refused}")),
+                },
+                result: None,
+                plan: None,
+            }
+        }
+        _ => return Err(refused),
+    };
+    drop(report);
+    let reported = until_answered(|| node.client.report(lease.lease, &instead)).await?;
+    tracing::info!(outcome = instead.outcome.name(), state = %reported.state, "reported");
+    Ok(())
+}
+
+async fn remove_files(directory: Directory) {
+    if let Err(error) = tokio::task::spawn_blocking(move || directory.remove()).await {
+        tracing::warn!(%error, "cannot remove what an attempt left");
+    }
+}

@@ -1,0 +1,264 @@
+//! From what was seen of an attempt to what is reported of it. Pure.
+
+use orca_proto::agent::AgentReport;
+use orca_proto::attempt::Report;
+use orca_proto::limits;
+use orca_proto::plan::Plan;
+use orca_proto::task::{Outcome, Step, Timeout};
+use serde_json::Value;
+
+use super::Interrupted;
+use crate::runtime::{Exit, PostMortem};
+
+/// Why an attempt was stopped from outside.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Stop {
+    /// Nothing may be reported any more.
+    LeaseOver,
+    /// Somebody asked to cancel the task.
+    Cancelled,
+    /// The node goes down and did not get to drain.
+    Evicted,
+}
+
+/// How the watch over a container ended.
+#[derive(Debug)]
+pub(super) enum Ending {
+    /// The agent reported.
+    Reported(AgentReport),
+    /// The container ended without a report.
+    Exited(Exit),
+    /// The agent did not start its program in time.
+    Idle,
+    /// The program outlived its time limit, and the agent did not stop it.
+    Overdue,
+    /// From outside. A cancel only when the agent did not carry it out.
+    Stopped(Stop),
+    /// The engine did not start it.
+    Unstarted {
+        /// What it said.
+        fault: Interrupted,
+        /// Whether it may come to life all the same.
+        uncertain: bool,
+    },
+}
+
+/// Everything that bears on the verdict besides the ending.
+#[derive(Debug, Default)]
+pub(super) struct Evidence {
+    /// For planners, which step.
+    pub(super) step: Option<Step>,
+    /// Whether somebody asked to cancel the task.
+    pub(super) cancel_asked: bool,
+    /// The result that the program posted.
+    pub(super) result: Option<Value>,
+    /// The plan that the program posted.
+    pub(super) plan: Option<Plan>,
+    /// What the engine knows, where it was asked.
+    pub(super) post_mortem: PostMortem,
+}
+
+/// The exit code of a shell whose last command was killed.
+const SHELL_KILLED: i32 = 128 + 9;
+
+/// Whether the engine should be asked about memory before the verdict.
+pub(super) fn wants_post_mortem(ending: &Ending) -> bool {
+    match ending {
+        Ending::Exited(_) | Ending::Idle => true,
+        Ending::Reported(report) => {
+            matches!(
+                report.outcome,
+                Outcome::Killed { signal: 9 } | Outcome::Failed { exit_code: SHELL_KILLED, .. }
+            )
+        }
+        _ => false,
+    }
+}
+
+/// What to report; `None` when nothing may be.
+pub(super) fn verdict(ending: Ending, evidence: Evidence) -> Option<Report> {
+    let plain = |outcome| Some(Report { outcome, result: None, plan: None });
+    match ending {
+        Ending::Reported(report) if report.outcome == Outcome::Succeeded => Some(success(report, evidence)),
+        Ending::Reported(report) => plain(reported(report.outcome, &evidence)),
+        Ending::Exited(exit) => plain(exited(exit, &evidence)),
+        Ending::Idle => plain(Outcome::RuntimeError {
+            reason: with_words("the agent did not start the program", &evidence.post_mortem),
+        }),
+        Ending::Overdue if evidence.cancel_asked => plain(Outcome::Cancelled),
+        Ending::Overdue => plain(Outcome::TimedOut { which: Timeout::StartToClose }),
+        Ending::Stopped(stop) => stopped(stop).and_then(plain),
+        Ending::Unstarted { .. } if evidence.cancel_asked => plain(Outcome::Cancelled),
+        Ending::Unstarted { fault: Interrupted::Unfit(outcome), .. } => plain(outcome),
+        Ending::Unstarted { fault: Interrupted::Stopped(stop), .. } => stopped(stop).and_then(plain),
+    }
+}
+
+/// What a stop from outside is reported as.
+pub(super) fn stopped(stop: Stop) -> Option<Outcome> {
+    match stop {
+        Stop::LeaseOver => None,
+        Stop::Cancelled => Some(Outcome::Cancelled),
+        Stop::Evicted => Some(Outcome::RuntimeError { reason: "the node was shut down".into() }),
+    }
+}
+
+fn success(report: AgentReport, evidence: Evidence) -> Report {
+    // What a program posted counts before what it left in a file.
+    let result = evidence.result.or(report.result);
+    let plan = evidence.plan.or(report.plan);
+    let failed = |reason: &str| Report {
+        outcome: Outcome::Failed { exit_code: 0, reason: Some(reason.to_owned()) },
+        result: None,
+        plan: None,
+    };
+    let too_large =
+        |value: &Value| serde_json::to_string(value).map_or(usize::MAX, |text| text.len()) > limits::RESULT;
+    match (evidence.step, result, plan) {
+        (_, Some(_), Some(_)) => failed("the program returned both a plan and a result; it must be one of them"),
+        (None, None, Some(_)) => failed("the program returned a plan, which only planners may"),
+        (Some(_), None, None) => failed("the planner ended without a plan or a result"),
+        (_, Some(result), None) if too_large(&result) => {
+            failed("the result is larger than 1 MiB; keep it as an artifact")
+        }
+        (_, result, plan) => Report { outcome: Outcome::Succeeded, result, plan },
+    }
+}
+
+fn reported(outcome: Outcome, evidence: &Evidence) -> Outcome {
+    match outcome {
+        Outcome::Killed { .. } if evidence.cancel_asked => Outcome::Cancelled,
+        Outcome::Killed { signal: 9 } | Outcome::Failed { exit_code: SHELL_KILLED, .. }
+            if evidence.post_mortem.out_of_memory =>
+        {
+            Outcome::OutOfMemory
+        }
+        // Something else than this node sent the signal.
+        Outcome::Cancelled if !evidence.cancel_asked => Outcome::Killed { signal: 15 },
+        outcome => outcome,
+    }
+}
+
+fn exited(exit: Exit, evidence: &Evidence) -> Outcome {
+    if evidence.cancel_asked {
+        return Outcome::Cancelled;
+    }
+    if evidence.post_mortem.out_of_memory {
+        return Outcome::OutOfMemory;
+    }
+    match exit {
+        Exit::Signal(signal) => Outcome::Killed { signal },
+        Exit::Gone => {
+            Outcome::RuntimeError { reason: "somebody removed the container while it ran".into() }
+        }
+        Exit::Code(code) => Outcome::RuntimeError {
+            reason: with_words(
+                &format!("the agent ended with code {code} and without a report"),
+                &evidence.post_mortem,
+            ),
+        },
+    }
+}
+
+fn with_words(what: &str, post_mortem: &PostMortem) -> String {
+    if post_mortem.said.is_empty() { what.to_owned() } else { format!("{what}: {}", post_mortem.said) }
+}
+
+#[cfg(test)]
+mod tests {
+    use orca_proto::spec::NewTask;
+    use serde_json::json;
+
+    use super::*;
+
+    fn report(outcome: Outcome) -> Ending {
+        Ending::Reported(AgentReport { outcome, result: None, plan: None })
+    }
+
+    fn outcome(ending: Ending, evidence: Evidence) -> Outcome {
+        verdict(ending, evidence).unwrap().outcome
+    }
+
+    fn oom() -> PostMortem {
+        PostMortem { out_of_memory: true, said: String::new() }
+    }
+
+    #[test]
+    fn a_container_that_exits_with_0_and_without_a_report_did_not_succeed() {
+        let said = PostMortem { said: "no brief".into(), ..PostMortem::default() };
+        let got = outcome(Ending::Exited(Exit::Code(0)), Evidence { post_mortem: said, ..Evidence::default() });
+        assert_eq!(
+            got,
+            Outcome::RuntimeError {
+                reason: "the agent ended with code 0 and without a report: no brief".into()
+            }
+        );
+    }
+
+    #[test]
+    fn a_planner_must_return_a_plan_or_a_result_and_not_both() {
+        let planner = || Evidence { step: Some(Step::Plan), ..Evidence::default() };
+        let failed = |evidence| matches!(outcome(report(Outcome::Succeeded), evidence), Outcome::Failed { .. });
+        assert!(failed(planner()));
+        let plan = Some(Plan { tasks: vec![NewTask::new("a")] });
+        assert!(failed(Evidence { plan: plan.clone(), result: Some(json!(1)), ..planner() }));
+        assert!(!failed(Evidence { plan: plan.clone(), ..planner() }));
+        assert!(!failed(Evidence { result: Some(json!(null)), ..planner() }));
+        assert!(failed(Evidence { plan, ..Evidence::default() }));
+    }
+
+    #[test]
+    fn what_was_posted_counts_before_what_was_left_in_a_file() {
+        let left = AgentReport { outcome: Outcome::Succeeded, result: Some(json!("left")), plan: None };
+        let posted = Evidence { result: Some(json!("posted")), ..Evidence::default() };
+        assert_eq!(verdict(Ending::Reported(left.clone()), posted).unwrap().result, Some(json!("posted")));
+        assert_eq!(verdict(Ending::Reported(left), Evidence::default()).unwrap().result, Some(json!("left")));
+    }
+
+    #[test]
+    fn a_result_over_the_limit_is_a_failure_with_a_reason() {
+        let large = Evidence { result: Some(json!("x".repeat(limits::RESULT))), ..Evidence::default() };
+        assert!(matches!(outcome(report(Outcome::Succeeded), large), Outcome::Failed { reason: Some(_), .. }));
+    }
+
+    #[test]
+    fn a_kill_for_memory_is_told_from_other_kills() {
+        let killed = || report(Outcome::Killed { signal: 9 });
+        assert_eq!(outcome(killed(), Evidence::default()), Outcome::Killed { signal: 9 });
+        assert_eq!(outcome(killed(), Evidence { post_mortem: oom(), ..Evidence::default() }), Outcome::OutOfMemory);
+        let shell = report(Outcome::Failed { exit_code: 137, reason: None });
+        assert_eq!(outcome(shell, Evidence { post_mortem: oom(), ..Evidence::default() }), Outcome::OutOfMemory);
+        let other = report(Outcome::Failed { exit_code: 1, reason: None });
+        assert_eq!(
+            outcome(other, Evidence { post_mortem: oom(), ..Evidence::default() }),
+            Outcome::Failed { exit_code: 1, reason: None }
+        );
+    }
+
+    #[test]
+    fn a_cancel_counts_only_if_somebody_asked_for_it() {
+        assert_eq!(outcome(report(Outcome::Cancelled), Evidence::default()), Outcome::Killed { signal: 15 });
+        for ending in [
+            report(Outcome::Cancelled),
+            report(Outcome::Killed { signal: 9 }),
+            Ending::Exited(Exit::Signal(9)),
+            Ending::Overdue,
+            Ending::Stopped(Stop::Cancelled),
+        ] {
+            assert_eq!(outcome(ending, Evidence { cancel_asked: true, ..Evidence::default() }), Outcome::Cancelled);
+        }
+        let finished = Evidence { cancel_asked: true, ..Evidence::default() };
+        assert_eq!(outcome(report(Outcome::Succeeded), finished), Outcome::Succeeded);
+    }
+
+    #[test]
+    fn nothing_is_reported_once_the_lease_is_over() {
+        assert_eq!(verdict(Ending::Stopped(Stop::LeaseOver), Evidence::default()), None);
+    }
+
+    #[test]
+    fn an_attempt_that_the_node_gave_up_is_tried_again_without_using_it_up() {
+        let got = outcome(Ending::Stopped(Stop::Evicted), Evidence::default());
+        assert!(matches!(got, Outcome::RuntimeError { .. }));
+    }
+}

@@ -1,0 +1,91 @@
+//! Watches over a running container until it is settled what became of it.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use orca_proto::agent::{AgentReport, files};
+use orca_proto::limits;
+use orca_proto::spec::Role;
+use tokio::time::Instant;
+use tokio_util::task::AbortOnDropHandle;
+
+use super::prepare::Prepared;
+use super::session::Session;
+use super::verdict::{Ending, Stop};
+use super::{agent_socket, relay};
+use crate::daemon::Node;
+use crate::daemon::leases::HeldLease;
+use crate::runtime::Signal;
+
+/// How long an agent may take from its container's start to its program's.
+const IDLE: Duration = Duration::from_secs(120);
+/// What the agent's own limits and grace are given on top before the node acts in its place.
+const SLACK: Duration = Duration::from_secs(5);
+
+/// Watches until the container has reported, ended, or must be stopped; the container may still be there.
+pub(super) async fn watch(node: &Arc<Node>, prepared: &Prepared, lease: &Arc<HeldLease>) -> Ending {
+    let session = &prepared.session;
+    let start = AbortOnDropHandle::new(tokio::spawn(relay::relay_start(Arc::clone(session))));
+    let progress = AbortOnDropHandle::new(tokio::spawn(relay::relay_progress(Arc::clone(session))));
+    let ending = observe(node, prepared, lease).await;
+    drop(progress);
+    // A start that is on its way goes before the report, or the attempt would seem never to have started.
+    if *session.started.borrow() && !matches!(ending, Ending::Stopped(Stop::LeaseOver)) {
+        let _told_or_not = tokio::time::timeout(SLACK, start).await;
+    }
+    ending
+}
+
+async fn observe(node: &Arc<Node>, prepared: &Prepared, lease: &Arc<HeldLease>) -> Ending {
+    let (session, name) = (&prepared.session, prepared.launch.name.as_str());
+    let brief = &session.brief;
+    let mut started = session.started.subscribe();
+    let mut exit = node.runtime.wait(name);
+    let mut deadline = Instant::now() + IDLE;
+    let (mut is_started, mut is_cancelling) = (false, false);
+    loop {
+        tokio::select! {
+            biased;
+            report = session.wait_for_report() => return Ending::Reported(report),
+            exit = &mut exit => {
+                return match session.known_report().or_else(|| spooled(session)) {
+                    Some(report) => Ending::Reported(report),
+                    None => Ending::Exited(exit),
+                };
+            }
+            () = lease.over() => return Ending::Stopped(Stop::LeaseOver),
+            () = node.evict.cancelled() => return Ending::Stopped(Stop::Evicted),
+            () = lease.cancel.cancelled(), if !is_cancelling => {
+                tracing::info!("asked to cancel");
+                is_cancelling = true;
+                deadline = deadline.min(Instant::now() + brief.grace.get() + SLACK);
+                if let Err(error) = agent_socket::request_stop(session).await {
+                    tracing::info!(%error, "the agent cannot be asked to stop: sending SIGTERM");
+                    if let Err(fault) = node.runtime.signal(name, Signal::Term).await {
+                        tracing::warn!(%fault, "SIGTERM was not delivered");
+                    }
+                }
+            }
+            true = async { started.wait_for(|started| *started).await.is_ok() }, if !is_started => {
+                is_started = true;
+                if !is_cancelling {
+                    deadline = Instant::now() + brief.start_to_close.get() + brief.grace.get() + SLACK;
+                }
+            }
+            () = tokio::time::sleep_until(deadline) => {
+                return match (is_cancelling, is_started) {
+                    (true, _) => Ending::Stopped(Stop::Cancelled),
+                    (false, true) => Ending::Overdue,
+                    (false, false) => Ending::Idle,
+                };
+            }
+        }
+    }
+}
+
+/// The report that an agent wrote but could not post.
+fn spooled(session: &Session) -> Option<AgentReport> {
+    let most = if session.brief.role == Role::Plan { limits::PLAN_BODY } else { limits::BODY };
+    let bytes = session.directory.read_hostile(files::REPORT, most as u64).ok()?;
+    serde_json::from_slice(&bytes).ok()
+}

@@ -1,0 +1,172 @@
+//! What a container may touch: an allow-list. Everything that is not written here stays at the engine's most closed default,
+//! whatever the task asks for.
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+
+use bollard::models::{
+    ContainerCreateBody, HealthConfig, HostConfig, HostConfigLogConfig, Mount, MountBindOptions,
+    MountBindOptionsPropagationEnum, MountType, ResourcesUlimits, RestartPolicy, RestartPolicyNameEnum,
+};
+use orca_proto::agent::{env, files};
+use orca_proto::spec::{Network, Resources};
+
+use crate::runtime::Launch;
+
+/// The attempt's directory inside a container.
+const INSIDE: &str = "/orca";
+/// Files that one process may hold open.
+const OPEN_FILES: i64 = 65_536;
+/// Most of the memory that `/dev/shm` may take, in bytes.
+const SHARED_MEMORY: u64 = 64 << 20;
+
+/// Where things are for the engine, which may run on the other side of a mount.
+pub(super) struct Sources {
+    pub(super) directory: PathBuf,
+    pub(super) agent_dir: PathBuf,
+    /// Name under `files/`, and path.
+    pub(super) artifacts: Vec<(String, PathBuf)>,
+}
+
+/// The whole of what the engine is told of a container.
+pub(super) fn body(launch: &Launch, sources: &Sources) -> ContainerCreateBody {
+    ContainerCreateBody {
+        image: Some(launch.image.id.clone()),
+        user: launch.user.clone(),
+        entrypoint: Some(vec![format!("{INSIDE}/{}", files::AGENT)]),
+        cmd: Some(Vec::new()),
+        env: Some(vec![format!("{}={INSIDE}", env::DIR)]),
+        labels: Some(launch.labels.clone()),
+        attach_stdin: Some(false),
+        attach_stdout: Some(false),
+        attach_stderr: Some(false),
+        open_stdin: Some(false),
+        tty: Some(false),
+        // An image's own health check would run beside the task, unseen and unlimited.
+        healthcheck: Some(HealthConfig { test: Some(vec!["NONE".into()]), ..HealthConfig::default() }),
+        network_disabled: Some(launch.network == Network::None),
+        host_config: Some(host_config(launch, sources)),
+        ..ContainerCreateBody::default()
+    }
+}
+
+fn host_config(launch: &Launch, sources: &Sources) -> HostConfig {
+    let Resources { cpus, memory, pids, tmp } = launch.resources;
+    let bytes = |amount: u64| i64::try_from(amount).unwrap_or(i64::MAX);
+    let ulimit = |name: &str, limit| ResourcesUlimits {
+        name: Some(name.into()),
+        soft: Some(limit),
+        hard: Some(limit),
+    };
+    HostConfig {
+        // The same limit with and without swap: no swap at all.
+        memory: Some(bytes(memory.0)),
+        memory_swap: Some(bytes(memory.0)),
+        nano_cpus: Some(nano_cpus(cpus)),
+        pids_limit: Some(i64::from(pids)),
+        ulimits: Some(vec![ulimit("nofile", OPEN_FILES), ulimit("core", 0)]),
+        shm_size: Some(bytes(tmp.0.min(SHARED_MEMORY))),
+        network_mode: Some(if launch.network == Network::Open { "bridge" } else { "none" }.into()),
+        privileged: Some(false),
+        cap_drop: Some(vec!["ALL".into()]),
+        security_opt: Some(vec!["no-new-privileges".into()]),
+        readonly_rootfs: Some(true),
+        ipc_mode: Some("private".into()),
+        init: Some(false),
+        auto_remove: Some(false),
+        restart_policy: Some(RestartPolicy {
+            name: Some(RestartPolicyNameEnum::NO),
+            maximum_retry_count: None,
+        }),
+        // The agent carries the task's output; this holds only what the agent itself says on its way down.
+        log_config: Some(HostConfigLogConfig {
+            typ: Some("json-file".into()),
+            config: Some(HashMap::from([
+                ("max-size".into(), "64k".into()),
+                ("max-file".into(), "1".into()),
+            ])),
+        }),
+        tmpfs: Some(tmpfs(&launch.image.volumes, tmp.0)),
+        mounts: Some(mounts(sources)),
+        ..HostConfig::default()
+    }
+}
+
+#[expect(clippy::cast_possible_truncation, reason = "validated to lie between 0.01 and 1024")]
+fn nano_cpus(cpus: f64) -> i64 {
+    (cpus * 1e9).round() as i64
+}
+
+/// `/tmp`, and a sized tmpfs in place of each volume that the image declares: those would otherwise be unbounded disk.
+fn tmpfs(volumes: &[String], size: u64) -> HashMap<String, String> {
+    let options = format!("rw,nosuid,nodev,size={size},mode=1777");
+    let ours = |path: &str| Path::new(path).starts_with(INSIDE) || path == "/" || path.contains("..");
+    let volumes = volumes.iter().filter(|path| path.starts_with('/') && !ours(path)).take(32);
+    volumes.map(String::as_str).chain(["/tmp"]).map(|path| (path.to_owned(), options.clone())).collect()
+}
+
+fn mounts(sources: &Sources) -> Vec<Mount> {
+    let mount = |source: &Path, target: String, read_only: bool| Mount {
+        typ: Some(MountType::BIND),
+        source: Some(source.to_string_lossy().into_owned()),
+        target: Some(target),
+        read_only: Some(read_only),
+        bind_options: Some(MountBindOptions {
+            propagation: Some(MountBindOptionsPropagationEnum::RPRIVATE),
+            ..MountBindOptions::default()
+        }),
+        ..Mount::default()
+    };
+    let mut mounts = vec![
+        mount(&sources.directory, INSIDE.into(), false),
+        mount(&sources.agent_dir, format!("{INSIDE}/bin"), true),
+    ];
+    mounts.extend(
+        sources.artifacts.iter().map(|(name, path)| mount(path, format!("{INSIDE}/{}/{name}", files::FILES), true)),
+    );
+    mounts
+}
+
+#[cfg(test)]
+mod tests {
+    use orca_proto::quantity::Bytes;
+
+    use super::*;
+    use crate::runtime::Image;
+
+    fn launch(network: Network) -> Launch {
+        Launch {
+            name: "orca-t-1-1".into(),
+            image: Image { id: "sha256:abc".into(), command: vec![], volumes: vec!["/data".into(), "/orca".into()] },
+            user: Some("1000".into()),
+            resources: Resources { cpus: 0.5, memory: Bytes::mib(64), pids: 32, tmp: Bytes::mib(8) },
+            network,
+            directory: "/s/attempts/t-1".into(),
+            artifacts: vec![],
+            labels: HashMap::from([("orca.task".into(), "t".into())]),
+        }
+    }
+
+    fn sources() -> Sources {
+        Sources {
+            directory: "/s/attempts/t-1".into(),
+            agent_dir: "/s/agent".into(),
+            artifacts: vec![("in".into(), "/s/cache/abc".into())],
+        }
+    }
+
+    #[test]
+    fn a_container_is_told_exactly_this_and_nothing_more() {
+        let told = serde_json::to_value(body(&launch(Network::None), &sources())).unwrap();
+        insta::assert_json_snapshot!(told);
+    }
+
+    #[test]
+    fn an_open_network_is_a_bridge_and_changes_nothing_else() {
+        let mut open = body(&launch(Network::Open), &sources());
+        assert_eq!(open.host_config.as_ref().unwrap().network_mode.as_deref(), Some("bridge"));
+        open.network_disabled = Some(true);
+        open.host_config.as_mut().unwrap().network_mode = Some("none".into());
+        assert_eq!(open, body(&launch(Network::None), &sources()));
+    }
+}

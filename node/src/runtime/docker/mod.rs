@@ -1,0 +1,170 @@
+//! Containers by a Docker engine. Nothing outside this directory knows bollard.
+//!
+//! Every call has a deadline. An engine that does not answer ([`Fault::Silent`]) may still do what it was asked to, so
+//! nothing is concluded from silence.
+
+mod container;
+mod host_config;
+mod host_paths;
+mod image;
+
+use std::collections::HashMap;
+use std::future::Future;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use bollard::errors::Error;
+use futures_util::future::BoxFuture;
+use orca_proto::spec::ContainerSpec;
+use tokio::sync::Semaphore;
+
+use self::host_paths::HostPaths;
+use super::{Exit, Fault, Image, Launch, PostMortem, Runtime, Signal};
+use crate::NodeError;
+use crate::settings::NodeSettings;
+use crate::state_dir::StateDir;
+
+/// Where the engine is unless the settings say otherwise.
+const DEFAULT_HOST: &str = "unix:///var/run/docker.sock";
+/// Calls that only look.
+const LOOK: Duration = Duration::from_secs(30);
+/// Calls that create, start or remove; a busy engine takes long.
+const ACT: Duration = Duration::from_secs(120);
+/// Containers created at one time; beyond a few, an engine gets slower, not faster.
+const CREATES: usize = 4;
+
+/// A Docker engine.
+pub(crate) struct Docker {
+    api: bollard::Docker,
+    description: String,
+    paths: HostPaths,
+    agent_dir: std::path::PathBuf,
+    state_id: String,
+    allow_network: bool,
+    creates: Semaphore,
+    /// One pull per image at a time.
+    pulls: Mutex<HashMap<String, Arc<tokio::sync::Mutex<()>>>>,
+}
+
+impl Docker {
+    /// Connects, and finds out how this node's files look to the engine.
+    pub(super) async fn connect(settings: &NodeSettings, state: &StateDir) -> Result<Self, NodeError> {
+        let host = settings.runtime.docker_host.as_deref().unwrap_or(DEFAULT_HOST);
+        let absent = |why: String| {
+            NodeError::Engine(format!(
+                "no Docker engine answers at {host}: {why}. Is it running? May this user use it (group `docker`)? \
+                 Is DOCKER_HOST right? Without an engine, --runtime process runs tasks as plain child processes, \
+                 which isolates nothing"
+            ))
+        };
+        let api = bollard::Docker::connect_with_host(host).map_err(|error| absent(error.to_string()))?;
+        let api = within(LOOK, "version", api.with_timeout(ACT).negotiate_version())
+            .await
+            .map_err(|fault| absent(fault.to_string()))?;
+        let version =
+            within(LOOK, "version", api.version()).await.map_err(|fault| absent(fault.to_string()))?;
+        let description = format!(
+            "docker {} (API {})",
+            version.version.unwrap_or_default(),
+            version.api_version.unwrap_or_default()
+        );
+        let paths = HostPaths::discover(&api, state.root()).await?;
+        Ok(Self {
+            api,
+            description,
+            paths,
+            agent_dir: state.agent_dir(),
+            state_id: state.id().to_owned(),
+            allow_network: settings.runtime.allow_network,
+            creates: Semaphore::new(CREATES),
+            pulls: Mutex::new(HashMap::new()),
+        })
+    }
+}
+
+impl Runtime for Docker {
+    fn describe(&self) -> &str {
+        &self.description
+    }
+
+    fn image<'a>(&'a self, spec: &'a ContainerSpec) -> BoxFuture<'a, Result<Image, Fault>> {
+        Box::pin(self.ensure_image(spec))
+    }
+
+    fn start<'a>(&'a self, launch: &'a Launch) -> BoxFuture<'a, Result<(), Fault>> {
+        Box::pin(self.start_container(launch))
+    }
+
+    fn wait<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Exit> {
+        Box::pin(self.wait_for_exit(name))
+    }
+
+    fn post_mortem<'a>(&'a self, name: &'a str) -> BoxFuture<'a, PostMortem> {
+        Box::pin(self.examine(name))
+    }
+
+    fn signal<'a>(&'a self, name: &'a str, signal: Signal) -> BoxFuture<'a, Result<(), Fault>> {
+        Box::pin(self.kill_container(name, signal))
+    }
+
+    fn remove<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<(), Fault>> {
+        Box::pin(self.remove_container(name))
+    }
+
+    fn sweep(&self) -> BoxFuture<'_, Result<usize, Fault>> {
+        Box::pin(self.sweep_containers())
+    }
+}
+
+/// Why a call to the engine brought nothing.
+#[derive(Debug, thiserror::Error)]
+enum CallError {
+    /// It answered with a status outside 2xx.
+    #[error("{message}")]
+    Status { code: u16, message: String },
+    /// No answer, or none that can be read.
+    #[error("the engine did not answer: {0}")]
+    Silent(String),
+}
+
+impl CallError {
+    fn code(&self) -> Option<u16> {
+        match self {
+            Self::Status { code, .. } => Some(*code),
+            Self::Silent(_) => None,
+        }
+    }
+}
+
+impl From<CallError> for Fault {
+    fn from(error: CallError) -> Self {
+        match error {
+            CallError::Status { message, .. } => Self::Engine(message),
+            CallError::Silent(_) => Self::Silent(error.to_string()),
+        }
+    }
+}
+
+impl From<Error> for CallError {
+    fn from(error: Error) -> Self {
+        match error {
+            Error::DockerResponseServerError { status_code, message } => {
+                Self::Status { code: status_code, message: message.trim().to_owned() }
+            }
+            Error::DockerStreamError { error } => Self::Status { code: 500, message: error.trim().to_owned() },
+            other => Self::Silent(other.to_string()),
+        }
+    }
+}
+
+/// Runs a call to the engine under a deadline.
+async fn within<T>(
+    limit: Duration,
+    what: &str,
+    call: impl Future<Output = Result<T, Error>>,
+) -> Result<T, CallError> {
+    match tokio::time::timeout(limit, call).await {
+        Ok(answer) => answer.map_err(CallError::from),
+        Err(_) => Err(CallError::Silent(format!("{what} took longer than {} s", limit.as_secs()))),
+    }
+}

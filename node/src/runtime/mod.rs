@@ -1,0 +1,136 @@
+//! One trait over what runs containers. [`docker`] alone knows an engine's API; [`process`] runs child processes.
+//!
+//! Containers are known by their names, so whoever lost track of a call can still ask. Unknown is not dead: [`Runtime::wait`]
+//! returns only when the container has surely ended, however long the engine is silent.
+
+pub(crate) mod agent;
+mod docker;
+mod process;
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use futures_util::future::BoxFuture;
+use orca_proto::spec::{ContainerSpec, Network, Resources};
+
+use crate::NodeError;
+use crate::settings::{NodeSettings, RuntimeKind};
+use crate::state_dir::StateDir;
+
+/// Why a container could not be had.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum Fault {
+    /// The task's own fault: it would fail on any node.
+    #[error("{0}")]
+    Rejected(String),
+    /// The engine said no, or failed.
+    #[error("{0}")]
+    Engine(String),
+    /// The engine did not answer; whatever was asked may still happen.
+    #[error("{0}")]
+    Silent(String),
+}
+
+/// What an image says about how to run it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Image {
+    /// What the engine calls exactly this image.
+    pub(crate) id: String,
+    /// Its entrypoint, then its command; empty if it has neither.
+    pub(crate) command: Vec<String>,
+    /// Paths that it declares as volumes.
+    pub(crate) volumes: Vec<String>,
+}
+
+/// An input artifact to show to a container.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Shown {
+    /// Its name under `files/`.
+    pub(crate) name: String,
+    /// Where it is on this machine.
+    pub(crate) source: PathBuf,
+}
+
+/// A container to start.
+#[derive(Clone, Debug)]
+pub(crate) struct Launch {
+    pub(crate) name: String,
+    pub(crate) image: Image,
+    pub(crate) user: Option<String>,
+    pub(crate) resources: Resources,
+    pub(crate) network: Network,
+    /// The directory that it shares with its node.
+    pub(crate) directory: PathBuf,
+    pub(crate) artifacts: Vec<Shown>,
+    pub(crate) labels: HashMap<String, String>,
+}
+
+/// How a container's first process ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Exit {
+    /// By itself.
+    Code(i32),
+    /// By a signal.
+    Signal(i32),
+    /// Somebody removed it.
+    Gone,
+}
+
+/// What is found out about a container that has ended.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct PostMortem {
+    /// The kernel killed something in it for memory.
+    pub(crate) out_of_memory: bool,
+    /// The last that its agent had to say.
+    pub(crate) said: String,
+}
+
+/// A signal that a node sends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Signal {
+    Term,
+    Kill,
+}
+
+/// What runs containers.
+pub(crate) trait Runtime: Send + Sync {
+    /// For people, such as `docker 20.10.24 (API 1.41)`.
+    fn describe(&self) -> &str;
+
+    /// Makes the image ready, and says what it holds.
+    fn image<'a>(&'a self, spec: &'a ContainerSpec) -> BoxFuture<'a, Result<Image, Fault>>;
+
+    /// Creates and starts a container. After a fault there may be one all the same: remove it.
+    fn start<'a>(&'a self, launch: &'a Launch) -> BoxFuture<'a, Result<(), Fault>>;
+
+    /// Waits until the container's first process has ended.
+    fn wait<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Exit>;
+
+    /// Looks at a container that has ended.
+    fn post_mortem<'a>(&'a self, name: &'a str) -> BoxFuture<'a, PostMortem>;
+
+    /// Sends a signal to the container's first process.
+    fn signal<'a>(&'a self, name: &'a str, signal: Signal) -> BoxFuture<'a, Result<(), Fault>>;
+
+    /// Kills and removes a container; returns `Ok` only once there is none of that name.
+    fn remove<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<(), Fault>>;
+
+    /// Removes everything that an earlier daemon with the same state directory left; answers how many.
+    fn sweep(&self) -> BoxFuture<'_, Result<usize, Fault>>;
+}
+
+/// The runtime that the settings ask for.
+///
+/// # Errors
+/// [`NodeError::Engine`] if it does not answer.
+pub(crate) async fn connect(
+    settings: &NodeSettings,
+    state: &StateDir,
+    agent: PathBuf,
+) -> Result<Arc<dyn Runtime>, NodeError> {
+    Ok(match settings.runtime.kind {
+        RuntimeKind::Docker => Arc::new(docker::Docker::connect(settings, state).await?),
+        RuntimeKind::Process => Arc::new(process::Process::new(agent, state.attempts())),
+    })
+}

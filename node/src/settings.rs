@@ -1,0 +1,131 @@
+//! What a node is told: one struct per concern. [`crate::arguments`] names the option and the environment variable of each.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use orca_proto::limits;
+use orca_proto::spec::Role;
+
+use crate::NodeError;
+
+/// Attempts that a node may run at once: as many as one renewal can carry.
+pub const MOST_SLOTS: u32 = limits::RENEWAL as u32;
+
+/// Everything that a node is told.
+#[derive(Clone, Debug)]
+pub struct NodeSettings {
+    /// Planner or worker; must be what the token allows. Given by the binary.
+    pub role: Role,
+    /// Whom it works for.
+    pub coordinator: CoordinatorSettings,
+    /// What it takes.
+    pub placement: PlacementSettings,
+    /// How it runs it.
+    pub runtime: RuntimeSettings,
+    /// Where it keeps its files; one daemon per directory. `--state-dir`, `ORCA_STATE_DIR`; default
+    /// `/var/lib/orca/ROLE` for root, else `~/.local/state/orca/ROLE`.
+    pub state_dir: PathBuf,
+    /// How long a shutdown waits for running attempts before it stops them and gives them back.
+    /// `--drain-timeout`, `ORCA_DRAIN_TIMEOUT`; default 60 s.
+    pub drain_timeout: Duration,
+}
+
+/// Where the coordinator is and who the node is to it.
+#[derive(Clone, Debug)]
+pub struct CoordinatorSettings {
+    /// Its address. `--coordinator`, `ORCA_COORDINATOR`; default `http://127.0.0.1:7070`.
+    pub url: String,
+    /// The node's token, read from `--token-file`, `ORCA_TOKEN_FILE`.
+    pub token: Secret,
+}
+
+/// What the node is called and what it takes.
+#[derive(Clone, Debug)]
+pub struct PlacementSettings {
+    /// Unique in its namespace. `--name`, `ORCA_NODE_NAME`; default `HOSTNAME-ROLE`.
+    pub name: String,
+    /// Attempts at once, 1 to 1,024. `--slots`, `ORCA_SLOTS`; default twice the number of processors.
+    pub slots: u32,
+    /// Only these queues; all when empty. `--queue`, `ORCA_QUEUES`.
+    pub queues: Vec<String>,
+    /// For people and placement; at most 32. `--label`, `ORCA_NODE_LABELS`.
+    pub labels: BTreeMap<String, String>,
+}
+
+/// What runs the containers.
+#[derive(Clone, Debug)]
+pub struct RuntimeSettings {
+    /// `--runtime`, `ORCA_RUNTIME`; default `docker`.
+    pub kind: RuntimeKind,
+    /// The engine's address, such as `unix:///var/run/docker.sock` (the default). `--docker-host`, `DOCKER_HOST`.
+    pub docker_host: Option<String>,
+    /// The static agent. `--agent`, `ORCA_AGENT_BINARY`; default `orca-agent` next to the node's own executable.
+    pub agent: Option<PathBuf>,
+    /// Whether tasks may ask for `network: open`. `--allow-network`, `ORCA_ALLOW_NETWORK`; default false.
+    pub allow_network: bool,
+    /// Bytes of input artifacts to keep for later attempts. `--cache-size`, `ORCA_CACHE_SIZE`; default 10 GiB.
+    pub cache_bytes: u64,
+}
+
+/// The kinds of runtime.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum RuntimeKind {
+    /// A Docker engine.
+    Docker,
+    /// Child processes of the node. Isolates nothing: for trying Orca out.
+    Process,
+}
+
+/// A text that is never printed.
+#[derive(Clone)]
+pub struct Secret(String);
+
+impl Secret {
+    /// Keeps `text`.
+    pub fn new(text: impl Into<String>) -> Self {
+        Self(text.into())
+    }
+
+    pub(crate) fn expose(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Secret(…)")
+    }
+}
+
+/// The role's daemon in a word: `planner` or `worker`.
+#[must_use]
+pub const fn role_name(role: Role) -> &'static str {
+    match role {
+        Role::Plan => "planner",
+        Role::Work => "worker",
+    }
+}
+
+impl NodeSettings {
+    /// Checks what the types cannot.
+    ///
+    /// # Errors
+    /// [`NodeError::Setting`] with what would be right.
+    pub fn check(&self) -> Result<(), NodeError> {
+        let wrong = |setting, why: &str| Err(NodeError::Setting { setting, why: why.to_owned() });
+        if !(1..=MOST_SLOTS).contains(&self.placement.slots) {
+            return wrong("--slots", "must lie between 1 and 1,024");
+        }
+        let name = &self.placement.name;
+        let allowed = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);
+        if name.is_empty() || name.len() > limits::NAME || !name.chars().all(allowed) {
+            return wrong("--name", "must be 1 to 128 letters, digits or any of ._-");
+        }
+        if self.placement.labels.len() > limits::LABELS {
+            return wrong("--label", "may be given at most 32 times");
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,149 @@
+//! The daemon's directory: its lock, its identity, and the places of everything in it.
+//!
+//! | name | what |
+//! |---|---|
+//! | `lock` | held by the one daemon that works here |
+//! | `id` | written once; containers carry it as a label, so that a restarted daemon knows its own |
+//! | `heartbeat` | see [`crate::heartbeat`] |
+//! | `agent/orca-agent` | a copy of the agent, mounted read-only into containers |
+//! | `attempts/TASK-TOKEN/` | shared with a container, so hostile once it runs |
+//! | `intents/TASK-TOKEN/` | what the node itself knows of the attempt: intent, staged result and plan, the agent's report |
+//! | `cache/` | input artifacts |
+
+use std::fs::{self, File};
+use std::io::Write;
+use std::os::fd::AsFd;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use orca_proto::node::LeaseRef;
+use rustix::fs::{FlockOperation, flock};
+use uuid::Uuid;
+
+use crate::NodeError;
+use crate::remove_tree::remove_tree;
+
+/// A locked state directory.
+#[derive(Debug)]
+pub(crate) struct StateDir {
+    root: PathBuf,
+    id: String,
+    _lock: File,
+}
+
+impl StateDir {
+    /// Creates what is missing, takes the lock, and reads or writes the identity.
+    ///
+    /// # Errors
+    /// [`NodeError::StateDirInUse`] or [`NodeError::Io`].
+    pub(crate) fn open(path: &Path) -> Result<Self, NodeError> {
+        let private = |path: &Path| fs::DirBuilder::new().recursive(true).mode(0o700).create(path);
+        private(path).map_err(NodeError::io("create", path))?;
+        let root = path.canonicalize().map_err(NodeError::io("resolve", path))?;
+        let lock_path = root.join("lock");
+        let lock = File::options()
+            .create(true)
+            .truncate(false)
+            .write(true)
+            .mode(0o600)
+            .open(&lock_path)
+            .map_err(NodeError::io("open", &lock_path))?;
+        flock(lock.as_fd(), FlockOperation::NonBlockingLockExclusive)
+            .map_err(|_| NodeError::StateDirInUse { path: root.clone() })?;
+        for name in ["agent", "attempts", "intents", "cache"] {
+            private(&root.join(name)).map_err(NodeError::io("create", root.join(name)))?;
+        }
+        let id = identity(&root.join("id"))?;
+        Ok(Self { root, id, _lock: lock })
+    }
+
+    /// Its absolute path.
+    pub(crate) fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// What its containers are labelled with.
+    pub(crate) fn id(&self) -> &str {
+        &self.id
+    }
+
+    /// The directory that holds nothing but the agent.
+    pub(crate) fn agent_dir(&self) -> PathBuf {
+        self.root.join("agent")
+    }
+
+    /// The directory of all attempts' directories.
+    pub(crate) fn attempts(&self) -> PathBuf {
+        self.root.join("attempts")
+    }
+
+    /// The directory that an attempt shares with its container.
+    pub(crate) fn attempt(&self, lease: LeaseRef) -> PathBuf {
+        self.attempts().join(format!("{}-{}", lease.task, lease.token))
+    }
+
+    /// The directory that an attempt shares with nobody.
+    pub(crate) fn intent(&self, lease: LeaseRef) -> PathBuf {
+        self.root.join("intents").join(format!("{}-{}", lease.task, lease.token))
+    }
+
+    /// The directory of input artifacts.
+    pub(crate) fn cache(&self) -> PathBuf {
+        self.root.join("cache")
+    }
+
+    /// Removes what an earlier daemon left of its attempts. Only after their containers are gone.
+    ///
+    /// # Errors
+    /// [`NodeError::Io`].
+    pub(crate) fn wipe(&self) -> Result<(), NodeError> {
+        for dir in [self.attempts(), self.root.join("intents"), self.cache()] {
+            for entry in fs::read_dir(&dir).map_err(NodeError::io("list", &dir))? {
+                let path = entry.map_err(NodeError::io("list", &dir))?.path();
+                remove_tree(&path).map_err(NodeError::io("remove", path))?;
+            }
+        }
+        Ok(())
+    }
+}
+
+fn identity(path: &Path) -> Result<String, NodeError> {
+    let known = fs::read_to_string(path).unwrap_or_default();
+    if let Ok(id) = Uuid::parse_str(known.trim()) {
+        return Ok(id.to_string());
+    }
+    let id = Uuid::now_v7().to_string();
+    write_durably(path, id.as_bytes()).map_err(NodeError::io("write", path))?;
+    Ok(id)
+}
+
+/// Writes a file whole or not at all, on disk before this returns; readable by the node alone.
+///
+/// # Errors
+/// What the file system says.
+pub(crate) fn write_durably(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
+    let temporary = path.with_extension("new");
+    let mut file = File::options().create(true).truncate(true).write(true).mode(0o600).open(&temporary)?;
+    file.write_all(bytes)?;
+    file.sync_data()?;
+    fs::rename(&temporary, path)?;
+    match path.parent() {
+        Some(parent) => File::open(parent)?.sync_all(),
+        None => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_second_daemon_on_the_same_directory_is_refused_until_the_first_is_gone() {
+        let dir = tempfile::tempdir().unwrap();
+        let first = StateDir::open(dir.path()).unwrap();
+        assert!(matches!(StateDir::open(dir.path()), Err(NodeError::StateDirInUse { .. })));
+        let id = first.id().to_owned();
+        drop(first);
+        assert_eq!(StateDir::open(dir.path()).unwrap().id(), id);
+    }
+}
