@@ -77,7 +77,7 @@ async fn containers(engine: &Engine) -> Result<Vec<(String, String)>> {
         .collect())
 }
 
-/// Processes of Orca's programs that were started from this repository, and databases of any place.
+/// Processes of Orca's programs that were started from this repository, and databases in directories of Orca's.
 fn processes() -> Vec<(u32, String)> {
     let ours = [workspace::root().join("dist"), workspace::target()];
     proc_status::programs()
@@ -85,16 +85,25 @@ fn processes() -> Vec<(u32, String)> {
         .filter_map(|(pid, path)| {
             let name = path.file_name()?.to_str()?.trim_end_matches(" (deleted)").to_owned();
             let known = PROGRAMS.contains(&name.as_str());
-            let here = name == "postgres" || ours.iter().any(|directory| path.starts_with(directory));
+            let here = match name.as_str() {
+                "postgres" => works_for_orca(pid),
+                _ => ours.iter().any(|directory| path.starts_with(directory)),
+            };
             (known && here && !in_container(pid)).then(|| (pid, describe(pid, &path)))
         })
         .collect()
 }
 
-/// A container's processes are counted with their container.
+/// A server works in its cluster's directory.
+fn works_for_orca(pid: u32) -> bool {
+    std::fs::read_link(format!("/proc/{pid}/cwd")).is_ok_and(|place| place.to_string_lossy().contains("orca"))
+}
+
+/// A container's processes are counted with their container. This program may itself run in one.
 fn in_container(pid: u32) -> bool {
-    let groups = std::fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap_or_default();
-    groups.contains("/docker/") || groups.contains("/docker-")
+    let groups = |pid: &str| std::fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap_or_default();
+    let theirs = groups(&pid.to_string());
+    theirs != groups("self") && theirs.contains("docker")
 }
 
 fn describe(pid: u32, path: &Path) -> String {

@@ -10,7 +10,7 @@ use tokio::process::Command;
 use crate::process::{Group, tail};
 
 /// How long a service may take to drain.
-const DRAIN: Duration = Duration::from_secs(60);
+const DRAIN: Duration = Duration::from_secs(90);
 
 /// A running service. Dropping it ends it and everything it started.
 pub(crate) struct Service {
