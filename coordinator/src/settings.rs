@@ -159,6 +159,14 @@ impl Settings {
         }
     }
 
+    /// Whether the settings, by themselves, would let a coordinator start.
+    ///
+    /// # Errors
+    /// [`StartError::Setting`], with what to do about it.
+    pub fn check(&self) -> Result<(), StartError> {
+        self.resolve(Clock::system()).map(drop)
+    }
+
     /// Checks every setting and reads the files they name.
     ///
     /// # Errors
@@ -263,7 +271,7 @@ mod tests {
     use super::*;
 
     fn refusal(settings: &Settings) -> String {
-        settings.resolve(Clock::system()).map(|_| ()).unwrap_err().to_string()
+        settings.check().unwrap_err().to_string()
     }
 
     fn with_key(mode: u32) -> (tempfile::TempDir, Settings) {
@@ -278,9 +286,9 @@ mod tests {
     #[test]
     fn the_defaults_are_accepted_with_a_private_key_file() {
         let (_dir, settings) = with_key(0o600);
-        settings.resolve(Clock::system()).map(|_| ()).unwrap();
+        settings.check().unwrap();
         let (_dir, settings) = with_key(0o400);
-        settings.resolve(Clock::system()).map(|_| ()).unwrap();
+        settings.check().unwrap();
     }
 
     #[test]

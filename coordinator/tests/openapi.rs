@@ -95,3 +95,50 @@ fn every_reference_in_the_document_leads_somewhere() {
         assert!(document.pointer(pointer).is_some(), "{target} leads nowhere");
     }
 }
+
+#[test]
+fn these_are_the_routes_and_who_may_call_them() {
+    let document = document();
+    let mut lines: Vec<String> = operations(&document)
+        .into_iter()
+        .map(|(name, operation)| {
+            let security = operation["security"].as_array().unwrap().iter();
+            let roles: Vec<&str> = security
+                .flat_map(|one| one["bearer"].as_array().into_iter().flatten())
+                .filter_map(Value::as_str)
+                .collect();
+            format!("{name}: {}", if roles.is_empty() { "anybody".to_owned() } else { roles.join(", ") })
+        })
+        .collect();
+    lines.sort_by_key(|line| line.split_once(' ').map(|(_, path)| path.to_owned()));
+    insta::assert_snapshot!(lines.join("\n"), @r"
+    get /healthz: anybody
+    get /metrics: operator
+    get /openapi.json: anybody
+    get /readyz: anybody
+    get /v1/artifacts/{id}/content: operator, planner, worker
+    get /v1/artifacts/{id}: operator, planner, worker
+    post /v1/artifacts: operator
+    post /v1/batches: operator
+    get /v1/events: operator
+    post /v1/nodes/{id}/claims: planner, worker
+    post /v1/nodes/{id}/renewals: planner, worker
+    get /v1/nodes/{id}: operator
+    get /v1/nodes: operator
+    post /v1/nodes: planner, worker
+    get /v1/tasks/{id}/artifacts: operator
+    put /v1/tasks/{id}/attempts/{token}/artifacts/{name}: planner, worker
+    post /v1/tasks/{id}/attempts/{token}/children: planner, worker
+    get /v1/tasks/{id}/attempts/{token}/dependencies: planner, worker
+    post /v1/tasks/{id}/attempts/{token}/logs: planner, worker
+    post /v1/tasks/{id}/attempts/{token}/progress: planner, worker
+    post /v1/tasks/{id}/attempts/{token}/report: planner, worker
+    post /v1/tasks/{id}/attempts/{token}/start: planner, worker
+    post /v1/tasks/{id}/cancellation: operator
+    get /v1/tasks/{id}/logs: operator
+    post /v1/tasks/{id}/retries: operator
+    get /v1/tasks/{id}: operator
+    get /v1/tasks: operator
+    post /v1/tasks: operator
+    ");
+}

@@ -1,6 +1,6 @@
 //! The coordinator's daemon: reads settings, serves until SIGTERM or SIGINT, drains, and exits with 0.
 
-use std::io::{Read, Write};
+use std::io::{IsTerminal, Read, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream};
 use std::process::ExitCode;
 use std::time::Duration;
@@ -86,7 +86,9 @@ fn exit(result: Result<(), String>) -> ExitCode {
 fn start_log(settings: &LogSettings) -> Result<(), String> {
     let filter = EnvFilter::try_new(&settings.filter)
         .map_err(|error| format!("ORCA_LOG is not a filter such as `info`: {error}"))?;
-    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let colours = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
+    let log =
+        tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(colours);
     match settings.log_format {
         LogFormat::Text => log.try_init(),
         LogFormat::Json => log.json().flatten_event(true).try_init(),
@@ -107,6 +109,7 @@ async fn serve(settings: Settings) -> Result<(), String> {
         tracing::info!("going down: finishing what is in flight");
         asked.cancel();
     });
+    settings.check().map_err(|error| error.to_string())?;
     let wanted = settings.server.listen;
     let listener = TcpListener::bind(wanted).await.map_err(|error| {
         format!("cannot listen on {wanted}: {error}; choose another address with --listen or ORCA_LISTEN")

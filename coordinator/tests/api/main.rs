@@ -1,6 +1,11 @@
 //! The coordinator as its callers meet it: `run` on a real port and a real Postgres, one database per test.
 
-#![expect(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test stops where what it needs is not there")]
+#![expect(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test stops where what it needs is not there"
+)]
 
 mod authorization;
 mod harness;

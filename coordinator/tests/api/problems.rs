@@ -84,6 +84,15 @@ async fn a_body_over_its_routes_limit_is_413_whether_its_length_was_told_or_not(
 }
 
 #[tokio::test]
+async fn a_caller_who_is_refused_before_the_body_was_read_still_gets_the_answer() {
+    let server = Server::start().await;
+    let large = vec![b'x'; 64 << 20];
+    let upload = server.request(Method::POST, "/v1/artifacts?name=x").bearer_auth("nonsense").body(large);
+    assert_eq!(refusal(upload.send().await.unwrap()).await.0, 401);
+    server.stop().await;
+}
+
+#[tokio::test]
 async fn a_query_parameter_that_is_unknown_or_wrong_is_named() {
     let server = Server::start().await;
     for (path, pointer) in [

@@ -6,7 +6,7 @@ use std::time::Duration;
 use axum::body::Body;
 use axum::extract::{FromRequest, Request};
 use axum::http::HeaderMap;
-use axum::http::header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE};
+use axum::http::header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, EXPECT};
 use bytes::Bytes;
 use futures_util::Stream;
 use http_body_util::BodyExt;
@@ -34,7 +34,10 @@ pub(super) async fn read(
 ) -> Result<Vec<u8>, Refusal> {
     let declared = content_length(headers);
     if declared.is_some_and(|length| length > limit as u64) {
-        drain(body).await;
+        // Who asks first (`Expect: 100-continue`) has not sent anything yet, and need not.
+        if !headers.contains_key(EXPECT) {
+            drain(body).await;
+        }
         return Err(too_large(limit));
     }
     let declared = declared.and_then(|length| usize::try_from(length).ok()).unwrap_or(0);
