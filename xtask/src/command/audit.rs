@@ -1,6 +1,6 @@
 //! `cargo xtask audit`: licences, advisories, sources and duplicates, by cargo-deny and `deny.toml`.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
@@ -26,24 +26,23 @@ pub(crate) async fn run(args: Args) -> Result<()> {
 
 async fn audit(args: &Args) -> Result<()> {
     let program = tool().await?;
-    let mut check = Command::new(&program);
-    check.current_dir(workspace::root());
-    // The stored index and the crates themselves were fetched by the build; only advisories need the network.
-    check.args(["--workspace", "--all-features", "--locked", "check", "--hide-inclusion-graph"]);
-    check.args(["licenses", "bans", "sources"]);
-    if !args.offline {
-        check.arg("advisories");
-    }
-    let hint = if args.offline {
-        "cargo deny found something that deny.toml does not allow"
-    } else {
-        "cargo deny found something that deny.toml does not allow, or cannot fetch the advisories (--offline leaves them out)"
-    };
-    run_program(check, "cargo deny check", CHECK, Output::Show).await.context(hint)?;
+    check(&program, &["licenses", "bans", "sources"])
+        .await
+        .context("the dependencies hold something that deny.toml does not allow")?;
     if args.offline {
         println!("the advisories were not looked at (--offline)");
+        return Ok(());
     }
-    Ok(())
+    check(&program, &["advisories"]).await.context(
+        "an advisory speaks of a dependency, or the advisories could not be fetched (--offline leaves them out)",
+    )
+}
+
+async fn check(program: &Path, what: &[&str]) -> Result<()> {
+    let mut check = Command::new(program);
+    check.current_dir(workspace::root());
+    check.args(["--workspace", "--all-features", "--locked", "check", "--hide-inclusion-graph"]).args(what);
+    run_program(check, &format!("cargo deny check {}", what.join(" ")), CHECK, Output::Show).await
 }
 
 /// cargo-deny in its pinned version, installed below the target directory where it is missing.
