@@ -60,18 +60,15 @@ pub(crate) fn queue() -> (LogQueue, LogShipper) {
     (LogQueue { room: Arc::clone(&room), lines: sender }, LogShipper { room, lines: receiver })
 }
 
-fn cost(text: &str) -> usize {
-    text.len() + PER_LINE
+/// The agent's own lines are few and short, and matter most when there is no room: they take none.
+fn cost(stream: Stream, text: &str) -> usize {
+    if stream == Stream::System { 0 } else { text.len() + PER_LINE }
 }
 
 impl LogQueue {
-    /// A line by the agent itself. Dropped where there is no room for it.
-    pub(crate) fn note(&self, text: &str) {
-        if let Ok(permits) = self.room.try_acquire_many(u32::try_from(cost(text)).unwrap_or(u32::MAX)) {
-            permits.forget();
-            let line = Waiting { stream: Stream::System, at: Timestamp::now(), text: text.to_owned() };
-            let _ = self.lines.send(line);
-        }
+    /// A line by the agent itself.
+    pub(crate) fn note(&self, text: String) {
+        let _ = self.lines.send(Waiting { stream: Stream::System, at: Timestamp::now(), text });
     }
 
     /// Reads `from` to its end; once `program_ended` turns true, no longer than it still has something to say.
@@ -112,7 +109,7 @@ impl LogQueue {
     async fn take(&self, stream: Stream, lines: Vec<String>) -> bool {
         let at = Timestamp::now();
         for text in lines {
-            let room = u32::try_from(cost(&text)).unwrap_or(u32::MAX);
+            let room = u32::try_from(cost(stream, &text)).unwrap_or(u32::MAX);
             match self.room.acquire_many(room).await {
                 Ok(permits) => permits.forget(),
                 Err(_) => return false,
@@ -156,9 +153,8 @@ impl LogShipper {
                     let wanted =
                         serde_json::from_slice::<LogAck>(&answer).map_or(i64::MAX, |ack| ack.next_seq);
                     let first = batch.append.lines.first().map_or(0, |line| line.seq);
-                    let freed = batch.settle(if wanted < first { i64::MAX } else { wanted });
-                    self.room.add_permits(freed);
-                    if freed == 0 {
+                    self.room.add_permits(batch.settle(if wanted < first { i64::MAX } else { wanted }));
+                    if wanted == first {
                         sleep(NOT_NOW).await;
                     }
                 }
@@ -222,7 +218,7 @@ impl Batch {
         let mut room = 0;
         for line in self.append.lines.drain(..done) {
             self.text -= line.text.len();
-            room += cost(&line.text);
+            room += cost(line.stream, &line.text);
         }
         room
     }
@@ -241,7 +237,7 @@ mod tests {
         assert_eq!(batch.settle(2), 6 + 2 * PER_LINE);
         let left: Vec<_> = batch.append.lines.iter().map(|line| (line.seq, line.text.as_str())).collect();
         assert_eq!((left.as_slice(), batch.text), ([(2, "three")].as_slice(), 5));
-        assert_eq!(batch.settle(i64::MAX), cost("three"));
+        assert_eq!(batch.settle(i64::MAX), 5 + PER_LINE);
         batch.push(Waiting { stream: Stream::Stderr, at: Timestamp::UNIX_EPOCH, text: String::new() });
         assert_eq!(batch.append.lines[0].seq, 3);
     }

@@ -227,7 +227,7 @@ impl Attempt {
                 }
             };
             if ending.ask(why, Instant::now(), grace) {
-                queue.note(&notice(why, grace));
+                queue.note(notice(why, grace));
                 reap::signal(pid, Signal::TERM);
                 // A stopped program could not act on it.
                 reap::signal(pid, Signal::CONT);

@@ -53,7 +53,7 @@ async fn a_program_that_ends_while_the_node_is_away_is_reported_when_it_is_back(
 #[tokio::test]
 async fn an_orphaned_program_is_stopped_and_nothing_is_reported() {
     let mut node = FakeNode::new("echo $$; echo ready; exec sleep 300")
-        .briefed(|brief| brief.orphan_after = Span::millis(500));
+        .briefed(|brief| brief.orphan_after = Span::secs(1));
     let mut agent = node.start_until_ready().await;
     node.go_away();
     assert_eq!(agent.ended().await.code(), Some(75));
@@ -76,7 +76,7 @@ async fn an_agent_that_cannot_report_gives_up_but_leaves_its_report() {
 
 #[tokio::test]
 async fn a_quiet_program_is_not_an_orphan_while_the_node_answers() {
-    let node = FakeNode::new("sleep 1").briefed(|brief| brief.orphan_after = Span::millis(300));
+    let node = FakeNode::new("sleep 2.5").briefed(|brief| brief.orphan_after = Span::secs(1));
     assert_eq!(node.outcome().await, Outcome::Succeeded);
 }
 

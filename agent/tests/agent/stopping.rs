@@ -25,20 +25,20 @@ async fn the_time_limit_ends_the_program_and_is_told_from_a_failure() {
 #[tokio::test]
 async fn a_program_that_ends_well_when_told_to_stop_was_still_stopped() {
     let script = "trap 'echo bye; exit 0' TERM; echo ready; while :; do sleep 0.05; done";
-    let node = FakeNode::new(script).briefed(|brief| brief.start_to_close = Span::millis(300));
+    let node = FakeNode::new(script).briefed(|brief| brief.start_to_close = Span::secs(1));
     assert_eq!(node.outcome().await, TIMED_OUT);
     assert_eq!(node.text(Stream::Stdout), ["ready", "bye"]);
 }
 
 #[tokio::test]
 async fn a_program_that_ignores_sigterm_is_killed_after_its_grace() {
-    let node = FakeNode::new(STUBBORN).briefed(|brief| {
-        brief.start_to_close = Span::millis(300);
-        brief.grace = Span::millis(300);
-    });
+    let node = FakeNode::new(STUBBORN).briefed(|brief| brief.grace = Span::millis(300));
+    let mut agent = node.start_until_ready().await;
     let begin = Instant::now();
-    assert_eq!(node.outcome().await, TIMED_OUT);
-    assert!(begin.elapsed() >= Duration::from_millis(600));
+    agent.signal(Signal::TERM);
+    assert_eq!(agent.ended().await.code(), Some(0));
+    assert!(begin.elapsed() >= Duration::from_millis(300));
+    assert_eq!(node.report().outcome, Outcome::Cancelled);
     assert_eq!(node.text(Stream::Stdout), ["ready", "heard"]);
 }
 
