@@ -154,7 +154,7 @@ impl Figures {
             "Whether the database answered this scrape",
             self.database_up.clone(),
         );
-        registry.register("tasks", "Tasks by state; terminal states are an estimate", self.tasks.clone());
+        registry.register("tasks", "Tasks that have not ended, by state", self.tasks.clone());
         registry.register("nodes", "Nodes by role and state", self.nodes.clone());
         registry.register("leases", "Leases held by nodes", self.leases.clone());
         registry.register("database_connections", "Connections in the pool", self.connections.clone());

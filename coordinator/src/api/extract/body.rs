@@ -1,6 +1,7 @@
 //! Reading bodies: bounded in size, in silence, and in how many large ones there are at a time.
 
 use std::io;
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::body::Body;
@@ -12,6 +13,7 @@ use futures_util::Stream;
 use http_body_util::BodyExt;
 use orca_proto::limits;
 use orca_proto::problem::Kind;
+use tokio::sync::OwnedSemaphorePermit;
 
 use super::super::Api;
 use super::super::refusal::Refusal;
@@ -25,13 +27,20 @@ const DRAIN_TIME: Duration = Duration::from_secs(5);
 /// The most that is set aside for a body on the strength of its `Content-Length` alone.
 const TRUSTED: usize = 256 << 10;
 
+/// A whole body, and its place among the few large ones that may be in memory at a time.
+pub(super) struct Whole {
+    /// The bytes.
+    pub(super) bytes: Vec<u8>,
+    _turn: Option<OwnedSemaphorePermit>,
+}
+
 /// The whole body, if it has at most `limit` bytes.
 pub(super) async fn read(
     headers: &HeaderMap,
     mut body: Body,
     limit: usize,
     api: &Api,
-) -> Result<Vec<u8>, Refusal> {
+) -> Result<Whole, Refusal> {
     let declared = content_length(headers);
     if declared.is_some_and(|length| length > limit as u64) {
         // Who asks first (`Expect: 100-continue`) has not sent anything yet, and need not.
@@ -50,11 +59,11 @@ pub(super) async fn read(
             return Err(too_large(limit));
         }
         if turn.is_none() && bytes.len() + chunk.len() > limits::BODY {
-            turn = api.large_bodies.acquire().await.ok();
+            turn = Arc::clone(&api.large_bodies).acquire_owned().await.ok();
         }
         bytes.extend_from_slice(&chunk);
     }
-    Ok(bytes)
+    Ok(Whole { bytes, _turn: turn })
 }
 
 /// The next piece of data; `None` at the end.
@@ -124,7 +133,7 @@ impl FromRequest<Api> for NoBody {
         const LIMIT: usize = 1_024;
         let (parts, body) = request.into_parts();
         refuse_encoded(&parts.headers)?;
-        let bytes = read(&parts.headers, body, LIMIT, api).await?;
+        let bytes = read(&parts.headers, body, LIMIT, api).await?.bytes;
         if bytes.is_empty() {
             return Ok(Self);
         }

@@ -31,11 +31,15 @@ impl<T: DeserializeOwned + Send + 'static, const LIMIT: usize> FromRequest<Api> 
         let (parts, body) = request.into_parts();
         require_json(&parts.headers)?;
         body::refuse_encoded(&parts.headers)?;
-        let bytes = body::read(&parts.headers, body, LIMIT, api).await?;
-        if bytes.len() <= INLINE {
-            return parse(&bytes).map(Self);
+        let whole = body::read(&parts.headers, body, LIMIT, api).await?;
+        if whole.bytes.len() <= INLINE {
+            return parse(&whole.bytes).map(Self);
         }
-        let parsed = tokio::task::spawn_blocking(move || parse(&bytes)).await;
+        let parsed = tokio::task::spawn_blocking(move || {
+            let whole = whole;
+            parse(&whole.bytes)
+        })
+        .await;
         parsed.unwrap_or_else(|_| Err(Refusal::new(Kind::Internal, "reading the body failed"))).map(Self)
     }
 }
