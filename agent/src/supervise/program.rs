@@ -87,7 +87,7 @@ pub(crate) fn start(brief: &Brief, dir: &AttemptDir) -> Result<Program, StartErr
     Ok(Program { pid: Pid::from_child(&child), stdout, stderr })
 }
 
-/// The variables that [`env`] promises.
+/// The variables that [`mod@env`] promises.
 fn variables(brief: &Brief, dir: &AttemptDir, agent: &Path) -> Vec<(&'static str, OsString)> {
     let mut variables: Vec<(&'static str, OsString)> = vec![
         (env::DIR, dir.root().into()),
