@@ -145,3 +145,55 @@ impl Drop for Group {
         let _ = self.child.try_wait();
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn shell(script: &str) -> Command {
+        let mut command = Command::new("sh");
+        command.args(["-c", script]);
+        command
+    }
+
+    /// Whether the process is there and not merely waiting to be reaped.
+    fn runs(pid: &str) -> bool {
+        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+        stat.rsplit_once(") ").is_some_and(|(_, rest)| !rest.starts_with('Z'))
+    }
+
+    #[tokio::test]
+    async fn a_dropped_program_is_ended_with_everything_it_started() {
+        let directory = tempfile::tempdir().unwrap();
+        let pid = directory.path().join("pid");
+        let script = format!("sleep 1000 & echo $! > '{0}.next'; mv '{0}.next' '{0}'; wait", pid.display());
+        let group = Group::spawn(shell(&script), "the sleeper").unwrap();
+        let deadline = Instant::now() + Duration::from_secs(60);
+        while !pid.exists() && Instant::now() < deadline {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        let grandchild = std::fs::read_to_string(&pid).unwrap();
+        assert!(runs(grandchild.trim()));
+        drop(group);
+        assert!(!runs(grandchild.trim()));
+    }
+
+    #[tokio::test]
+    async fn a_program_that_takes_too_long_is_an_error() {
+        let limit = Duration::from_millis(10);
+        let error = run(shell("sleep 1000"), "the sleeper", limit, Output::Show).await.unwrap_err();
+        assert!(error.to_string().starts_with("the sleeper took longer than"), "{error}");
+    }
+
+    #[tokio::test]
+    async fn a_failure_shows_the_end_of_the_output() {
+        let directory = tempfile::tempdir().unwrap();
+        let log = directory.path().join("log");
+        let script = "for n in $(seq 100); do echo line $n; done; echo why >&2; exit 3";
+        let limit = Duration::from_secs(60);
+        let error =
+            run(shell(script), "the script", limit, Output::File(&log)).await.unwrap_err().to_string();
+        assert!(error.contains("exit status: 3") && error.ends_with("line 100\n    why"), "{error}");
+        assert!(!error.contains("line 10\n"), "{error}");
+    }
+}
