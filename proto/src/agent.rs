@@ -13,7 +13,7 @@
 //! | `out/result.json`, `out/plan.json` | where a program may leave its result or plan instead of posting it |
 //! | `spool/report.json` | the agent's report, written and fsynced before it is posted |
 //!
-//! The program finds the environment variables of [`env`]. Errors are [`crate::problem::Problem`]s here too.
+//! The program finds the environment variables of [`mod@env`]. Errors are [`crate::problem::Problem`]s here too.
 
 use std::collections::BTreeMap;
 
