@@ -43,7 +43,7 @@ enum What {
 }
 
 pub(crate) async fn run(args: Args) -> Result<()> {
-    let bins = interrupt::unless_interrupted(dist::build(Profile::Release, Output::Show)).await?;
+    let bins = interrupt::unless_interrupted(dist::build(Profile::Release, false, Output::Show)).await?;
     let engine = Engine::ensure().await?;
     let (mut fleet, mut images) = (None, Vec::new());
     let work = measure(&args.what, &bins, &engine, &mut fleet, &mut images);

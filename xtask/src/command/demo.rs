@@ -52,7 +52,7 @@ pub(crate) async fn run(args: Args) -> Result<()> {
         std::fs::metadata(parent).with_context(|| format!("cannot write to {}", parent.display()))?;
     }
     println!("building Orca (the first time takes some minutes)");
-    let bins = interrupt::unless_interrupted(dist::build(Profile::Release, Output::Show)).await?;
+    let bins = interrupt::unless_interrupted(dist::build(Profile::Release, false, Output::Show)).await?;
     let engine = engine(args.runtime).await?;
     let mut made = Made::default();
     let work = survey(&args, &tree, &bins, engine.as_ref(), &mut made);

@@ -42,6 +42,18 @@ impl Profile {
         })
     }
 
+    /// What cargo is to build. Tests ask for features that the binaries alone do not; where both are wanted, both have to
+    /// be built at once, or most dependencies would be built twice.
+    fn selection(self, with_tests: bool) -> &'static [&'static str] {
+        match (self, with_tests) {
+            (Self::Dev, true) => &["--workspace", "--all-targets"],
+            (Self::Dev, false) => &["--workspace", "--bins"],
+            (Self::Release, _) => {
+                &["--release", "--bins", "-p", "orca", "-p", "orca-coordinator", "-p", "orca-node"]
+            }
+        }
+    }
+
     fn cargo_directory(self) -> &'static str {
         match self {
             Self::Dev => "debug",
@@ -51,7 +63,7 @@ impl Profile {
 }
 
 pub(crate) async fn run(args: Args) -> Result<()> {
-    let directory = interrupt::unless_interrupted(build(args.profile, Output::Show)).await?;
+    let directory = interrupt::unless_interrupted(build(args.profile, false, Output::Show)).await?;
     for name in DYNAMIC.iter().chain(STATIC) {
         let size = std::fs::metadata(directory.join(name))?.len();
         println!("{:>9.1} KiB  {}", size as f64 / 1024.0, directory.join(name).display());
@@ -59,20 +71,13 @@ pub(crate) async fn run(args: Args) -> Result<()> {
     Ok(())
 }
 
-/// Builds everything and returns the directory that holds it.
+/// Builds everything, `with_tests` also the tests, and returns the directory that holds the binaries.
 ///
 /// # Errors
 /// If a build fails, a binary for containers is not static, or the agent is too large.
-pub(crate) async fn build(profile: Profile, output: Output<'_>) -> Result<PathBuf> {
+pub(crate) async fn build(profile: Profile, with_tests: bool, output: Output<'_>) -> Result<PathBuf> {
     let mut dynamic = workspace::cargo();
-    dynamic.arg("build");
-    match profile {
-        // The same selection as that of the tests, so that nothing is built twice for them.
-        Profile::Dev => dynamic.args(["--workspace", "--bins", "--exclude", "xtask"]),
-        Profile::Release => {
-            dynamic.args(["--release", "--bins", "-p", "orca", "-p", "orca-coordinator", "-p", "orca-node"])
-        }
-    };
+    dynamic.arg("build").args(profile.selection(with_tests));
     run_program(dynamic, "cargo build", LIMIT, output).await?;
     let target = workspace::static_target()?;
     let mut small = workspace::cargo();

@@ -65,10 +65,9 @@ async fn all(
     if !args.quick {
         stages.run("documentation", documentation(&log("documentation"))).await?;
     }
-    let tests = stages.run("build the tests", binaries::build(&log("build-tests"))).await?;
-    let bins = stages
-        .run("build the binaries", dist::build(Profile::Dev, Output::File(&log("build-binaries"))))
-        .await?;
+    let built = log("build");
+    let bins = stages.run("build", dist::build(Profile::Dev, true, Output::File(&built))).await?;
+    let tests = stages.run("list the tests", binaries::build(&log("build-tests"))).await?;
     if !args.quick {
         stages.run("base image", engine.ensure_debian()).await?;
         stages.run("Postgres image", postgres_image(&engine, &log("image-postgres"))).await?;
