@@ -8,7 +8,7 @@ use anyhow::{Context, Result, bail};
 use serde::Deserialize;
 use tokio::process::Command;
 
-use crate::process::{Output, run};
+use crate::process::capture;
 use crate::workspace;
 
 const BUILD: Duration = Duration::from_secs(3_600);
@@ -62,18 +62,14 @@ struct BuildProfile {
     test: bool,
 }
 
-/// Builds all tests of the workspace.
+/// The tests of the workspace, built where they are not.
 ///
 /// # Errors
-/// If the build fails, with its last words.
-pub(super) async fn build(log: &Path) -> Result<Vec<TestBinary>> {
-    // One at a time would be simpler, but messages and diagnostics share a stream that way.
-    let mut diagnostics = workspace::cargo();
-    diagnostics.args(["test", "--workspace", "--no-run", "--quiet"]);
-    run(diagnostics, "cargo test --no-run", BUILD, Output::File(log)).await?;
-    let mut messages = workspace::cargo();
-    messages.args(["test", "--workspace", "--no-run", "--quiet", "--message-format=json"]);
-    let text = crate::process::capture(messages, "cargo test --no-run", BUILD).await?;
+/// If the build fails.
+pub(super) async fn list() -> Result<Vec<TestBinary>> {
+    let mut cargo = workspace::cargo();
+    cargo.args(["test", "--workspace", "--no-run", "--quiet", "--message-format=json"]);
+    let text = capture(cargo, "cargo test --no-run", BUILD).await?;
     let binaries = parse(&text)?;
     if binaries.is_empty() {
         bail!("cargo names no test binaries");
