@@ -216,3 +216,27 @@ pub(crate) async fn sleeping_agent(client: &Client, engine: &Engine, image: &str
     }
     bail!("the sleeping task did not start within {} s", LIMIT.as_secs())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::bench::noop;
+    use crate::demo::image;
+
+    #[tokio::test]
+    async fn a_program_alone_in_an_image_starts_and_says_when() {
+        let engine = Engine::find().await.unwrap();
+        let image = image::from_scratch(&engine, &noop::compile().await.unwrap(), "noop").await.unwrap();
+        let place = tempfile::tempdir().unwrap();
+        let template = HostConfig {
+            network_mode: Some("none".into()),
+            readonly_rootfs: Some(true),
+            cap_drop: Some(vec!["ALL".into()]),
+            ..HostConfig::default()
+        };
+        let took = by_docker(&engine, &image, &template, place.path(), 0).await;
+        engine.remove_image(&image).await.unwrap();
+        assert!((1.0..60_000.0).contains(&took.unwrap()));
+        assert!(!engine.has_image(&image).await.unwrap());
+    }
+}
