@@ -5,9 +5,13 @@
 
 mod api;
 pub mod app;
+mod blobs;
 pub mod clock;
+mod db;
 pub mod error;
+pub mod lifecycle;
 mod metrics;
+mod reconcile;
 mod server;
 mod settings;
 

@@ -2,11 +2,18 @@
 
 use std::fmt;
 use std::str::FromStr;
+use std::time::Duration;
 
 use orca_proto::event::Event;
 use orca_proto::ids::TaskId;
 
 use super::{App, Error, Principal};
+use crate::db::event;
+
+/// The most events that are read at once.
+const PAGE: u32 = 1_000;
+/// How often a follower looks, should a signal be lost or come from another coordinator.
+const POLL: Duration = Duration::from_secs(1);
 
 /// A place in the stream of events: after which transaction, and where in it. Travels as `xid-seq`; opaque to clients.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
@@ -50,8 +57,10 @@ impl App {
         task: Option<TaskId>,
         limit: u32,
     ) -> Result<Vec<Event>, Error> {
-        let _ = (who, after, task, limit);
-        Err(Error::Unavailable("not built yet"))
+        let mut connection = self.0.pool.acquire().await?;
+        let after = after.copied().unwrap_or_default();
+        let limit = i64::from(limit.clamp(1, PAGE));
+        Ok(event::after(&mut connection, &who.namespace, (after.xid, after.seq), task, limit).await?)
     }
 
     /// The place after everything that readers can see now.
@@ -59,9 +68,12 @@ impl App {
     /// # Errors
     /// [`Error::Database`].
     pub async fn events_head(&self) -> Result<EventCursor, Error> {
-        Err(Error::Unavailable("not built yet"))
+        let mut connection = self.0.pool.acquire().await?;
+        Ok(EventCursor { xid: event::head(&mut connection).await?, seq: i64::MAX })
     }
 
     /// Resolves when new events may be there, at the latest after a second.
-    pub async fn events_changed(&self) {}
+    pub async fn events_changed(&self) {
+        self.0.signals.events_changed(POLL).await;
+    }
 }

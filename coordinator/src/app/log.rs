@@ -1,29 +1,56 @@
-//! Reading logs.
+//! Reading logs: pages, and the wait for more.
+
+use std::time::Duration;
 
 use orca_proto::ids::TaskId;
+use orca_proto::limits;
 use orca_proto::log::{LogEntry, LogQuery};
 use orca_proto::page::Page;
 
+use super::check::Check;
 use super::{App, Error, Principal};
+use crate::db::{log, task};
+
+/// How often a follower looks, should a signal be lost or come from another coordinator.
+const POLL: Duration = Duration::from_millis(500);
 
 impl App {
-    /// A page of a task's log, oldest first.
+    /// A page of a task's log, oldest first over all attempts.
     ///
     /// # Errors
-    /// [`Error`].
+    /// `not-found`, `validation`, or the database's.
     pub async fn log_page(
         &self,
         who: &Principal,
         id: TaskId,
         query: &LogQuery,
     ) -> Result<Page<LogEntry>, Error> {
-        let _ = (who, id, query);
-        Err(Error::Unavailable("not built yet"))
+        let mut check = Check::default();
+        let limit = query.limit.unwrap_or(limits::PAGE);
+        if !(1..=limits::PAGE).contains(&limit) {
+            check.fail("?limit", "must lie between 1 and 500");
+        }
+        let after = match &query.cursor {
+            None => Some((0, -1)),
+            Some(text) => parse(text),
+        };
+        if after.is_none() {
+            check.fail("?cursor", "is no cursor of this log; leave it out to begin anew");
+        }
+        check.done()?;
+        let mut connection = self.0.pool.acquire().await?;
+        task::state(&mut connection, &who.namespace, id).await?.ok_or_else(Error::not_found)?;
+        let after = after.unwrap_or((0, -1));
+        let mut items = log::page(&mut connection, id, query.attempt, after, i64::from(limit) + 1).await?;
+        let more = items.len() > limit as usize;
+        items.truncate(limit as usize);
+        let next = items.last().filter(|_| more).map(log_cursor);
+        Ok(Page { items, next })
     }
 
-    /// Resolves when new lines of the task may be there, at the latest after a second.
+    /// Resolves when new lines of the task may be there, at the latest after half a second.
     pub async fn log_changed(&self, id: TaskId) {
-        let _ = id;
+        self.0.signals.log_changed(id, POLL).await;
     }
 }
 
@@ -31,4 +58,10 @@ impl App {
 #[must_use]
 pub fn log_cursor(entry: &LogEntry) -> String {
     format!("{}-{}", entry.token, entry.seq)
+}
+
+fn parse(cursor: &str) -> Option<(i64, i64)> {
+    let (token, seq) = cursor.split_once('-')?;
+    let number = |text: &str| text.parse::<u32>().ok().map(i64::from);
+    Some((number(token)?, number(seq)?))
 }

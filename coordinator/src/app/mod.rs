@@ -11,21 +11,38 @@ use orca_proto::node::NodeState;
 use orca_proto::spec::Role;
 use orca_proto::task::State;
 use orca_proto::token::Access;
+use sqlx::{Connection, PgConnection, PgPool};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::blobs::Blobs;
 use crate::clock::Clock;
+use crate::db::{self, session};
 pub use crate::error::{Error, StartError};
+use crate::reconcile;
 
 mod artifact;
 mod attempt;
+mod cancel;
+mod check;
+mod claim;
+mod enqueue;
 mod event;
+mod graph;
+mod listen;
 mod log;
 mod node;
+mod renew;
+mod report;
+pub(crate) mod signals;
 mod task;
+pub(crate) mod transaction;
 
+pub(crate) use cancel::cancel_under;
 pub use event::{EventCursor, EventCursorError};
+pub(crate) use graph::describe;
 pub use log::log_cursor;
+use signals::Signals;
 
 /// Who asks.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -58,7 +75,7 @@ pub struct AppSettings {
 /// Figures about the queue.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct QueueStats {
-    /// Tasks by state. Terminal ones are an estimate.
+    /// Open tasks by state; ended ones are not counted, which would mean to read them all.
     pub tasks: Vec<(State, i64)>,
     /// Nodes by role and state.
     pub nodes: Vec<(Role, NodeState, i64)>,
@@ -72,9 +89,19 @@ pub struct QueueStats {
 
 /// The application: everything but HTTP. Clones are handles to the same one.
 #[derive(Clone)]
-pub struct App(Arc<Inner>);
+pub struct App(pub(crate) Arc<Inner>);
 
-struct Inner {}
+pub(crate) struct Inner {
+    pub(crate) pool: PgPool,
+    pub(crate) blobs: Blobs,
+    pub(crate) signals: Signals,
+    pub(crate) lease: Duration,
+    pub(crate) retention: Duration,
+    pub(crate) shutdown: CancellationToken,
+}
+
+/// How long [`App::database_ready`] waits.
+const READY: Duration = Duration::from_secs(2);
 
 impl App {
     /// Connects, brings the schema up to date, and starts the reconcilers and the listener for notifications on
@@ -87,8 +114,30 @@ impl App {
         shutdown: CancellationToken,
         tracker: &TaskTracker,
     ) -> Result<Self, StartError> {
-        let _ = (settings, shutdown, tracker);
-        Ok(Self(Arc::new(Inner {})))
+        let AppSettings { database, connections, data_dir, lease, retention, clock } = settings;
+        if !(Duration::from_millis(100)..=Duration::from_secs(3_600)).contains(&lease) {
+            return Err(StartError::Setting(
+                "a lease must last between 100ms and 1h; set ORCA_LEASE".to_owned(),
+            ));
+        }
+        if connections < 3 {
+            return Err(StartError::Setting("the pool needs at least 3 connections".to_owned()));
+        }
+        let blobs = Blobs::open(&data_dir)
+            .await
+            .map_err(|source| StartError::DataDir { path: data_dir.display().to_string(), source })?;
+        let mut connection = PgConnection::connect_with(&database).await.map_err(StartError::Connect)?;
+        session::ping(&mut connection).await.map_err(StartError::Connect)?;
+        session::migrate(&mut connection).await?;
+        // The answer to a polite goodbye is of no use.
+        let _ = connection.close().await;
+        let pool = session::pool(database, connections, clock);
+        let signals = Signals::new();
+        let app =
+            Self(Arc::new(Inner { pool, blobs, signals, lease, retention, shutdown: shutdown.clone() }));
+        tracker.spawn(listen::run(app.clone(), shutdown.clone()));
+        reconcile::start(&app, &shutdown, tracker);
+        Ok(app)
     }
 
     /// Whether the database answers within two seconds.
@@ -96,14 +145,43 @@ impl App {
     /// # Errors
     /// [`Error::Database`] or [`Error::Unavailable`].
     pub async fn database_ready(&self) -> Result<(), Error> {
-        Err(Error::Unavailable("not built yet"))
+        let asked = async {
+            let mut connection = self.0.pool.acquire().await?;
+            session::ping(&mut connection).await
+        };
+        tokio::time::timeout(READY, asked)
+            .await
+            .map_err(|_| Error::Unavailable("the database does not answer"))?
+            .map_err(Error::from)
     }
 
-    /// Figures for `/metrics`; cheap however large the queue is.
+    /// Figures for `/metrics`: from the hot tables and narrow indexes, never from the tasks themselves.
     ///
     /// # Errors
     /// [`Error::Database`].
     pub async fn queue_stats(&self) -> Result<QueueStats, Error> {
-        Err(Error::Unavailable("not built yet"))
+        let mut connection = self.0.pool.acquire().await?;
+        let mut stats = QueueStats {
+            nodes: db::node::counts(&mut connection, self.0.lease).await?,
+            connections: self.0.pool.size(),
+            idle_connections: u32::try_from(self.0.pool.num_idle()).unwrap_or(u32::MAX),
+            ..QueueStats::default()
+        };
+        for (state, count) in db::queue::open_counts(&mut connection).await? {
+            let state: State = state.parse().map_err(|error| Error::Internal(format!("{error}")))?;
+            if state == State::Running {
+                stats.leases = count;
+            }
+            stats.tasks.push((state, count));
+        }
+        Ok(stats)
+    }
+
+    /// Runs every reconciler once, now. They run by themselves all the time; tests that move the clock need not wait.
+    ///
+    /// # Errors
+    /// [`Error::Database`].
+    pub async fn reconcile(&self) -> Result<(), Error> {
+        reconcile::once(self).await
     }
 }

@@ -1,68 +1,124 @@
-//! Nodes' verbs about themselves, and operators' view of them.
+//! Nodes: how they make themselves known, and how operators see them.
 
 use orca_proto::ids::NodeId;
-use orca_proto::node::{ClaimRequest, Claimed, Node, Registered, Registration, RenewRequest, Renewed};
+use orca_proto::node::{Node, Registered, Registration};
 use orca_proto::page::Page;
+use orca_proto::problem::Kind;
+use orca_proto::spec::Role;
+use orca_proto::token::Access;
 
+use super::check::Check;
+use super::transaction::transaction;
 use super::{App, Error, Principal};
+use crate::db::{lease, node};
+use crate::reconcile;
+
+/// The role that a principal's nodes have.
+///
+/// # Errors
+/// `forbidden` for operators.
+pub(crate) fn role_of(who: &Principal) -> Result<Role, Error> {
+    match who.access {
+        Access::Planner => Ok(Role::Plan),
+        Access::Worker => Ok(Role::Work),
+        Access::Operator => Err(Error::refused(
+            Kind::Forbidden,
+            "this needs a planner's or worker's token, not an operator's",
+        )),
+    }
+}
+
+/// Whether this credential may act for the node.
+pub(crate) fn check_owner(who: &Principal, owner: &str) -> Result<(), Error> {
+    if who.subject == owner {
+        return Ok(());
+    }
+    Err(Error::refused(
+        Kind::Forbidden,
+        "another credential registered this node; give the node another name or use that credential",
+    ))
+}
 
 impl App {
     /// All nodes of the namespace, by name.
     ///
     /// # Errors
-    /// [`Error`].
+    /// The database's.
     pub async fn node_list(&self, who: &Principal) -> Result<Page<Node>, Error> {
-        let _ = (who,);
-        Err(Error::Unavailable("not built yet"))
+        let mut connection = self.0.pool.acquire().await?;
+        let items = node::list(&mut connection, &who.namespace, None, self.0.lease).await?;
+        Ok(Page { items, next: None })
     }
 
     /// One node.
     ///
     /// # Errors
-    /// [`Error`].
+    /// `not-found`, or the database's.
     pub async fn node_get(&self, who: &Principal, id: NodeId) -> Result<Node, Error> {
-        let _ = (who, id);
-        Err(Error::Unavailable("not built yet"))
+        let mut connection = self.0.pool.acquire().await?;
+        let found = node::list(&mut connection, &who.namespace, Some(id), self.0.lease).await?;
+        found.into_iter().next().ok_or_else(Error::not_found)
     }
 
-    /// Makes a node known.
+    /// Makes a node known, or known again. Another instance under a known name ends the leases of the one before.
     ///
     /// # Errors
-    /// [`Error`].
+    /// `validation`; `forbidden` if the token is of another role or the name another credential's.
     pub async fn node_register(
         &self,
         who: &Principal,
         registration: Registration,
     ) -> Result<Registered, Error> {
-        let _ = (who, registration);
-        Err(Error::Unavailable("not built yet"))
+        if role_of(who)? != registration.role {
+            let detail = format!("the token is a {}'s; register with that role", who.access);
+            return Err(Error::refused(Kind::Forbidden, detail));
+        }
+        check_registration(&registration)?;
+        let (app, who) = (self.clone(), who.clone());
+        let (id, replaced) = self
+            .spawned(async move {
+                transaction!(app, |tx, _effects| {
+                    let known = node::lock_by_name(tx, &who.namespace, &registration.name).await?;
+                    let mut replaced = 0;
+                    let id = match known {
+                        None => NodeId::new(),
+                        Some(known) => {
+                            check_owner(&who, &known.subject)?;
+                            let id = NodeId(known.id);
+                            if known.instance != registration.instance.0 {
+                                replaced = lease::expire_node(tx, id).await?;
+                            }
+                            id
+                        }
+                    };
+                    node::register(tx, &who.namespace, &who.subject, id, &registration).await?;
+                    Ok((id, replaced))
+                })
+            })
+            .await?;
+        if replaced > 0 {
+            tracing::info!(node.id = %id, leases = replaced, "a new instance replaced a node's daemon");
+            reconcile::expire_leases(self).await?;
+        }
+        Ok(Registered { id, lease: self.0.lease.into() })
     }
+}
 
-    /// Grants work, or waits for some.
-    ///
-    /// # Errors
-    /// [`Error`].
-    pub async fn node_claim(
-        &self,
-        who: &Principal,
-        node: NodeId,
-        request: ClaimRequest,
-    ) -> Result<Claimed, Error> {
-        let _ = (who, node, request);
-        Err(Error::Unavailable("not built yet"))
+fn check_registration(registration: &Registration) -> Result<(), Error> {
+    let mut check = Check::default();
+    check.name(&registration.name, "/name");
+    if !(1..=10_000).contains(&registration.slots) {
+        check.fail("/slots", "must lie between 1 and 10,000");
     }
-
-    /// Renews leases, then waits for cancels.
-    ///
-    /// # Errors
-    /// [`Error`].
-    pub async fn node_renew(
-        &self,
-        who: &Principal,
-        node: NodeId,
-        request: RenewRequest,
-    ) -> Result<Renewed, Error> {
-        let _ = (who, node, request);
-        Err(Error::Unavailable("not built yet"))
+    check.text(&registration.version, "/version", 128);
+    check.text(&registration.runtime, "/runtime", 256);
+    if registration.labels.len() > orca_proto::limits::LABELS {
+        check.fail("/labels", "has more than 32 entries");
     }
+    for (key, value) in &registration.labels {
+        let pointer = format!("/labels/{}", key.replace('~', "~0").replace('/', "~1"));
+        check.name(&key.replace('/', "."), &pointer);
+        check.text(value, &pointer, orca_proto::limits::NAME);
+    }
+    check.done()
 }

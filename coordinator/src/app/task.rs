@@ -1,89 +1,107 @@
-//! Operators' verbs on tasks: enqueue, get, list, cancel, retry.
+//! Looking at tasks.
 
 use orca_proto::ids::TaskId;
+use orca_proto::limits;
 use orca_proto::page::Page;
-use orca_proto::plan::{Batch, Enqueued};
-use orca_proto::spec::NewTask;
-use orca_proto::task::{Cancellation, Task, TaskFilter, TaskSummary};
+use orca_proto::task::{State, Task, TaskFilter, TaskSummary};
 
+use super::check::Check;
 use super::{App, Error, Principal};
+use crate::db::{as_word, attempt, dependency, task, to_json};
+
+/// Tasks on a page unless told.
+const PAGE: u32 = 50;
 
 impl App {
-    /// Enqueues one task.
+    /// One task with its spec, attempts and result.
     ///
     /// # Errors
-    /// [`Error`].
-    pub async fn task_enqueue(
-        &self,
-        who: &Principal,
-        task: NewTask,
-        idempotency_key: Option<&str>,
-    ) -> Result<Task, Error> {
-        let _ = (who, task, idempotency_key);
-        Err(Error::Unavailable("not built yet"))
-    }
-
-    /// Enqueues several tasks, all or none.
-    ///
-    /// # Errors
-    /// [`Error`].
-    pub async fn batch_enqueue(
-        &self,
-        who: &Principal,
-        batch: Batch,
-        idempotency_key: Option<&str>,
-    ) -> Result<Enqueued, Error> {
-        let _ = (who, batch, idempotency_key);
-        Err(Error::Unavailable("not built yet"))
-    }
-
-    /// One task.
-    ///
-    /// # Errors
-    /// [`Error`].
+    /// `not-found`, or the database's.
     pub async fn task_get(&self, who: &Principal, id: TaskId) -> Result<Task, Error> {
-        let _ = (who, id);
-        Err(Error::Unavailable("not built yet"))
+        let mut connection = self.0.pool.acquire().await?;
+        let body = task::get(&mut connection, &who.namespace, id).await?.ok_or_else(Error::not_found)?;
+        Ok(Task {
+            summary: body.summary,
+            spec: body.spec,
+            depends_on: dependency::of_task(&mut connection, id).await?,
+            result: body.result,
+            attempts: attempt::of_task(&mut connection, id).await?,
+            retry_of: body.retry_of,
+        })
     }
 
     /// Whether the task has ended: no more log lines will come.
     ///
     /// # Errors
-    /// [`Error`].
+    /// `not-found`, or the database's.
     pub async fn task_ended(&self, who: &Principal, id: TaskId) -> Result<bool, Error> {
-        let _ = (who, id);
-        Err(Error::Unavailable("not built yet"))
+        let mut connection = self.0.pool.acquire().await?;
+        let state = task::state(&mut connection, &who.namespace, id).await?;
+        Ok(state.ok_or_else(Error::not_found)?.is_terminal())
     }
 
     /// A page of tasks, newest first.
     ///
     /// # Errors
-    /// [`Error`].
+    /// `validation` for a filter that makes no sense, or the database's.
     pub async fn task_list(&self, who: &Principal, filter: TaskFilter) -> Result<Page<TaskSummary>, Error> {
-        let _ = (who, filter);
-        Err(Error::Unavailable("not built yet"))
+        let mut check = Check::default();
+        let limit = filter.limit.unwrap_or(PAGE);
+        if !(1..=limits::PAGE).contains(&limit) {
+            check.fail("?limit", "must lie between 1 and 500");
+        }
+        let states = filter.state.as_deref().map(|text| states(text, &mut check));
+        let before = filter.cursor.as_deref().and_then(|text| {
+            let cursor = text.parse::<TaskId>().ok();
+            if cursor.is_none() {
+                check.fail("?cursor", "is no cursor of this list; leave it out to begin anew");
+            }
+            cursor
+        });
+        let label = filter.label.as_deref().and_then(|text| {
+            let pair = text.split_once('=');
+            if pair.is_none() {
+                check.fail("?label", "must be key=value");
+            }
+            pair
+        });
+        for (text, pointer) in [(&filter.queue, "?queue"), (&filter.name, "?name"), (&filter.label, "?label")]
+        {
+            check.text(text.as_deref().unwrap_or_default(), pointer, 2 * limits::NAME + 1);
+        }
+        check.done()?;
+        let wanted = task::Filter {
+            states,
+            queue: filter.queue.as_deref(),
+            role: filter.role.map(|role| as_word(&role)),
+            parent: filter.parent,
+            top: filter.top.unwrap_or(false),
+            name: filter.name.as_deref(),
+            label: label
+                .map(|(key, value)| to_json(&std::collections::BTreeMap::from([(key, value)])))
+                .transpose()?,
+            before,
+            limit: i64::from(limit) + 1,
+        };
+        let mut connection = self.0.pool.acquire().await?;
+        let mut items = task::list(&mut connection, &who.namespace, &wanted).await?;
+        let more = items.len() > limit as usize;
+        items.truncate(limit as usize);
+        let next = items.last().filter(|_| more).map(|last| last.id.to_string());
+        Ok(Page { items, next })
     }
+}
 
-    /// Cancels a task and everything under it.
-    ///
-    /// # Errors
-    /// [`Error`].
-    pub async fn task_cancel(
-        &self,
-        who: &Principal,
-        id: TaskId,
-        cancellation: Cancellation,
-    ) -> Result<TaskSummary, Error> {
-        let _ = (who, id, cancellation);
-        Err(Error::Unavailable("not built yet"))
+fn states(text: &str, check: &mut Check) -> Vec<String> {
+    let mut words = Vec::new();
+    for word in text.split(',').map(str::trim).filter(|word| !word.is_empty()) {
+        match word.parse::<State>() {
+            Ok(state) => words.push(state.as_str().to_owned()),
+            Err(error) => check.fail("?state", format!("{word:?} is {error}")),
+        }
     }
-
-    /// Enqueues a new task with the spec of one that ended.
-    ///
-    /// # Errors
-    /// [`Error`].
-    pub async fn task_retry(&self, who: &Principal, id: TaskId) -> Result<Task, Error> {
-        let _ = (who, id);
-        Err(Error::Unavailable("not built yet"))
+    if words.is_empty() {
+        check.fail("?state", "must name at least one state");
     }
+    words
 }

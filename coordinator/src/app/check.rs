@@ -1,0 +1,91 @@
+//! Checks of requests that the wire contract leaves to the coordinator.
+
+use jiff::Timestamp;
+use orca_proto::limits;
+use orca_proto::problem::{FieldError, Kind, Problem};
+use orca_proto::task::Outcome;
+
+use super::Error;
+
+/// Years that a date may name: the first and the one after the last, as seconds since 1970 (2000 and 2200).
+const YEARS: (i64, i64) = (946_684_800, 7_258_118_400);
+/// The longest text that a report may give as a reason, in bytes.
+const REASON: usize = 16 << 10;
+
+/// Collects what is wrong with a request.
+#[derive(Default)]
+pub(crate) struct Check(Vec<FieldError>);
+
+impl Check {
+    pub(crate) fn fail(&mut self, pointer: impl Into<String>, detail: impl Into<String>) {
+        self.0.push(FieldError::new(pointer, detail));
+    }
+
+    /// A text for people: bounded, without NUL.
+    pub(crate) fn text(&mut self, value: &str, pointer: &str, longest: usize) {
+        if value.len() > longest {
+            self.fail(pointer, format!("is longer than {longest} bytes"));
+        }
+        if value.contains('\0') {
+            self.fail(pointer, "must not hold NUL");
+        }
+    }
+
+    /// A name: letters, digits, `.`, `_`, `-`.
+    pub(crate) fn name(&mut self, value: &str, pointer: &str) {
+        let allowed = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);
+        if value.is_empty() || value.len() > limits::NAME || !value.chars().all(allowed) {
+            self.fail(pointer, "must be 1 to 128 letters, digits or any of ._-");
+        }
+    }
+
+    /// A key that a caller made up: 1 to 128 visible ASCII characters.
+    pub(crate) fn idempotency_key(&mut self, value: &str, pointer: &str) {
+        if value.is_empty() || value.len() > limits::NAME || !value.bytes().all(|b| b.is_ascii_graphic()) {
+            self.fail(pointer, "must be 1 to 128 visible ASCII characters");
+        }
+    }
+
+    /// A date that makes sense.
+    pub(crate) fn date(&mut self, value: Timestamp, pointer: impl Into<String>) {
+        if !(YEARS.0..YEARS.1).contains(&value.as_second()) {
+            self.fail(pointer, "must lie between the years 2000 and 2199");
+        }
+    }
+
+    pub(crate) fn outcome(&mut self, outcome: &Outcome) {
+        match outcome {
+            Outcome::Failed { reason: Some(reason), .. }
+            | Outcome::Rejected { reason }
+            | Outcome::RuntimeError { reason } => self.text(reason, "/outcome/reason", REASON),
+            _ => {}
+        }
+    }
+
+    /// # Errors
+    /// [`Error::Refused`] with everything that failed.
+    pub(crate) fn done(self) -> Result<(), Error> {
+        if self.0.is_empty() { Ok(()) } else { Err(Error::validation(self.0)) }
+    }
+}
+
+/// Whether a JSON value holds NUL anywhere. Postgres could not give it back.
+pub(crate) fn holds_nul(value: &serde_json::Value) -> bool {
+    match value {
+        serde_json::Value::String(text) => text.contains('\0'),
+        serde_json::Value::Array(items) => items.iter().any(holds_nul),
+        serde_json::Value::Object(map) => {
+            map.iter().any(|(key, value)| key.contains('\0') || holds_nul(value))
+        }
+        _ => false,
+    }
+}
+
+/// What is wrong with a list of tasks, as one problem: of kind `plan-invalid` when the graph is, else `validation`.
+pub(crate) fn graph_problem(errors: Vec<FieldError>) -> Error {
+    let graph = |error: &FieldError| {
+        error.pointer == "/tasks" || error.pointer.contains("/depends_on") || error.pointer.ends_with("/key")
+    };
+    let kind = if errors.iter().any(graph) { Kind::PlanInvalid } else { Kind::Validation };
+    Error::Refused(Box::new(Problem::with_errors(kind, errors)))
+}

@@ -1,0 +1,154 @@
+//! Putting tasks in: one, several, or one that ended once more.
+
+use orca_proto::ids::TaskId;
+use orca_proto::limits;
+use orca_proto::plan::{self, Batch, Enqueued, Graph};
+use orca_proto::problem::Kind;
+use orca_proto::spec::NewTask;
+use orca_proto::task::{Step, Task};
+use serde::Serialize;
+use sha2::{Digest, Sha256};
+use sqlx::PgConnection;
+
+use super::check::{Check, graph_problem};
+use super::graph::{Place, check_dates, prepare};
+use super::transaction::transaction;
+use super::{App, Error, Principal};
+use crate::db::{dependency, idempotency, insert, task};
+
+/// The fingerprint of a request under an idempotency key.
+pub(crate) fn fingerprint(what: &str, request: &impl Serialize) -> Result<Vec<u8>, Error> {
+    let text = serde_json::to_vec(request).map_err(|error| Error::Internal(format!("a request: {error}")))?;
+    let mut hash = Sha256::new();
+    hash.update(what.as_bytes());
+    hash.update([0]);
+    hash.update(&text);
+    Ok(hash.finalize().to_vec())
+}
+
+/// Takes an idempotency key for `ids`, or answers the ids that the same request got before.
+///
+/// # Errors
+/// `idempotency-conflict` if the key was used for another request.
+pub(crate) async fn take_key(
+    connection: &mut PgConnection,
+    namespace: &str,
+    key: Option<&(String, Vec<u8>)>,
+    ids: &[TaskId],
+) -> Result<Option<Vec<TaskId>>, Error> {
+    let Some((key, request)) = key else { return Ok(None) };
+    match idempotency::take(connection, namespace, key, request, ids).await? {
+        None => Ok(None),
+        Some(answered) if answered.request == *request => {
+            Ok(Some(answered.ids.into_iter().map(TaskId).collect()))
+        }
+        Some(_) => Err(Error::refused(
+            Kind::IdempotencyConflict,
+            "this idempotency key was used for another request within the last 24 hours; choose a new one",
+        )),
+    }
+}
+
+impl App {
+    /// Enqueues one task. A repeat under the same idempotency key answers the same task.
+    ///
+    /// # Errors
+    /// `validation`, `idempotency-conflict`, or the database's.
+    pub async fn task_enqueue(
+        &self,
+        who: &Principal,
+        task: NewTask,
+        idempotency_key: Option<&str>,
+    ) -> Result<Task, Error> {
+        let outside = plan::validate_one(&task).map_err(Error::validation)?;
+        check_dates(std::slice::from_ref(&task), |_| String::new())?;
+        let key = operator_key(idempotency_key, "task", &task)?;
+        let graph = Graph { inside: vec![Vec::new()], outside: vec![outside] };
+        let ids = self.insert(who, key, vec![task], graph, false, None).await?;
+        let id = ids.first().ok_or_else(|| Error::Internal("one task got no id".to_owned()))?;
+        self.task_get(who, *id).await
+    }
+
+    /// Enqueues several tasks, all or none.
+    ///
+    /// # Errors
+    /// `validation`, `plan-invalid`, `idempotency-conflict`, or the database's.
+    pub async fn batch_enqueue(
+        &self,
+        who: &Principal,
+        batch: Batch,
+        idempotency_key: Option<&str>,
+    ) -> Result<Enqueued, Error> {
+        if batch.tasks.is_empty() {
+            return Err(Error::field("/tasks", "must hold at least one task"));
+        }
+        let graph = plan::validate(&batch.tasks, limits::BATCH_TASKS).map_err(graph_problem)?;
+        check_dates(&batch.tasks, |index| format!("/tasks/{index}"))?;
+        let key = operator_key(idempotency_key, "batch", &batch)?;
+        let ids = self.insert(who, key, batch.tasks, graph, true, None).await?;
+        Ok(Enqueued { ids })
+    }
+
+    /// Enqueues a new task with the spec of one that ended. The old one, and what it left, stays as it is.
+    ///
+    /// # Errors
+    /// `not-found`; `conflict` if it has not ended, or is a finish step.
+    pub async fn task_retry(&self, who: &Principal, id: TaskId) -> Result<Task, Error> {
+        let mut connection = self.0.pool.acquire().await?;
+        let old = task::get(&mut connection, &who.namespace, id).await?.ok_or_else(Error::not_found)?;
+        if !old.summary.state.is_terminal() {
+            let detail = format!("the task has not ended: it is {}; cancel it first", old.summary.state);
+            return Err(Error::refused(Kind::Conflict, detail));
+        }
+        if old.summary.step == Some(Step::Finish) {
+            let detail = "a finish step cannot be tried again by itself; try its goal again";
+            return Err(Error::refused(Kind::Conflict, detail));
+        }
+        let outside = dependency::of_task(&mut connection, id).await?;
+        drop(connection);
+        let mut spec = old.spec;
+        spec.depends_on = outside.iter().map(ToString::to_string).collect();
+        let graph = Graph { inside: vec![Vec::new()], outside: vec![outside] };
+        let ids = self.insert(who, None, vec![spec], graph, false, Some(id)).await?;
+        let id = ids.first().ok_or_else(|| Error::Internal("one task got no id".to_owned()))?;
+        self.task_get(who, *id).await
+    }
+
+    async fn insert(
+        &self,
+        who: &Principal,
+        key: Option<(String, Vec<u8>)>,
+        tasks: Vec<NewTask>,
+        graph: Graph,
+        listed: bool,
+        retry_of: Option<TaskId>,
+    ) -> Result<Vec<TaskId>, Error> {
+        let (app, namespace) = (self.clone(), who.namespace.clone());
+        let ids: Vec<TaskId> = tasks.iter().map(|_| TaskId::new()).collect();
+        self.spawned(async move {
+            transaction!(app, |tx, effects| {
+                if let Some(before) = take_key(tx, &namespace, key.as_ref(), &ids).await? {
+                    return Ok(before);
+                }
+                let place = Place { namespace: &namespace, parent: None, listed };
+                let mut prepared = prepare(tx, &place, &ids, tasks.clone(), &graph).await?;
+                prepared.iter_mut().for_each(|task| task.retry_of = retry_of);
+                insert::tasks(tx, &namespace, &prepared, effects).await?;
+                Ok(ids.clone())
+            })
+        })
+        .await
+    }
+}
+
+fn operator_key(
+    key: Option<&str>,
+    what: &str,
+    request: &impl Serialize,
+) -> Result<Option<(String, Vec<u8>)>, Error> {
+    let Some(key) = key else { return Ok(None) };
+    let mut check = Check::default();
+    check.idempotency_key(key, "Idempotency-Key");
+    check.done()?;
+    Ok(Some((format!("operator/{key}"), fingerprint(what, request)?)))
+}

@@ -1,0 +1,133 @@
+//! The graph: what depends on what, and what a task may depend on.
+
+use std::collections::HashMap;
+
+use orca_proto::ids::TaskId;
+use orca_proto::task::State;
+use sqlx::PgConnection;
+use uuid::Uuid;
+
+use super::word;
+
+/// A task that others want to depend on.
+pub(crate) struct Target {
+    pub(crate) name: String,
+    pub(crate) state: State,
+    pub(crate) reason: Option<String>,
+}
+
+/// Those of these tasks that the namespace has, kept from ending until the transaction does.
+pub(crate) async fn targets(
+    connection: &mut PgConnection,
+    namespace: &str,
+    ids: &[TaskId],
+) -> sqlx::Result<HashMap<TaskId, Target>> {
+    if ids.is_empty() {
+        return Ok(HashMap::new());
+    }
+    let ids: Vec<Uuid> = ids.iter().map(|id| id.0).collect();
+    let rows = sqlx::query!(
+        r#"SELECT id, name, state, reason FROM orca.tasks WHERE namespace = $1 AND id = ANY($2)
+           ORDER BY id FOR SHARE"#,
+        namespace,
+        &ids
+    )
+    .fetch_all(connection)
+    .await?;
+    rows.into_iter()
+        .map(|row| {
+            let state = word(&row.state, "tasks.state")?;
+            Ok((TaskId(row.id), Target { name: row.name, state, reason: row.reason }))
+        })
+        .collect()
+}
+
+/// Whether a task under `parent` that waited for any of `targets` could wait for itself: one of them is `parent` or above
+/// it, or waits, through its dependencies or the tasks under it, for one that is.
+pub(crate) async fn would_wait_for_itself(
+    connection: &mut PgConnection,
+    parent: TaskId,
+    targets: &[TaskId],
+) -> sqlx::Result<bool> {
+    let targets: Vec<Uuid> = targets.iter().map(|id| id.0).collect();
+    sqlx::query_scalar!(
+        r#"WITH RECURSIVE above AS (
+               SELECT id, parent FROM orca.tasks WHERE id = $1
+               UNION SELECT t.id, t.parent FROM orca.tasks t JOIN above a ON t.id = a.parent),
+           waits(id) AS (
+               SELECT unnest($2::uuid[])
+               UNION
+               SELECT n.id FROM waits w, LATERAL (
+                   SELECT d.needs AS id FROM orca.dependencies d WHERE d.task = w.id AND d.open
+                   UNION ALL
+                   SELECT c.id FROM orca.tasks c WHERE c.parent = w.id
+                     AND c.state IN ('blocked', 'scheduled', 'ready', 'running', 'waiting')) n)
+           SELECT EXISTS (SELECT FROM waits w JOIN above a ON a.id = w.id) AS "found!""#,
+        parent.0,
+        &targets
+    )
+    .fetch_one(connection)
+    .await
+}
+
+/// What a task depends on, by enqueue order.
+pub(crate) async fn of_task(connection: &mut PgConnection, task: TaskId) -> sqlx::Result<Vec<TaskId>> {
+    let ids =
+        sqlx::query_scalar!("SELECT needs FROM orca.dependencies WHERE task = $1 ORDER BY needs", task.0)
+            .fetch_all(connection)
+            .await?;
+    Ok(ids.into_iter().map(TaskId).collect())
+}
+
+/// A dependency that has ended, as its dependent sees it.
+pub(crate) struct Settled {
+    pub(crate) id: Uuid,
+    pub(crate) key: Option<String>,
+    pub(crate) name: String,
+    pub(crate) state: String,
+    pub(crate) reason: Option<String>,
+    pub(crate) result: Option<String>,
+}
+
+/// The ended tasks that `task` depends on: for a finish step all the tasks under `goal` but finish steps.
+pub(crate) async fn settled(
+    connection: &mut PgConnection,
+    task: TaskId,
+    goal: Option<TaskId>,
+) -> sqlx::Result<Vec<Settled>> {
+    sqlx::query_as!(
+        Settled,
+        r#"SELECT t.id AS "id!", t.key, t.name AS "name!", t.state AS "state!", t.reason,
+                  CASE WHEN t.state = 'succeeded' THEN t.result::text END AS result
+           FROM orca.dependencies d JOIN orca.tasks t ON t.id = d.needs WHERE d.task = $1
+           UNION ALL
+           SELECT t.id, t.key, t.name, t.state, t.reason,
+                  CASE WHEN t.state = 'succeeded' THEN t.result::text END
+           FROM orca.tasks t WHERE t.parent = $2 AND t.step IS DISTINCT FROM 'finish'
+             AND t.state IN ('succeeded', 'failed', 'cancelled', 'expired', 'skipped')
+           ORDER BY 1"#,
+        task.0,
+        goal.map(|goal| goal.0)
+    )
+    .fetch_all(connection)
+    .await
+}
+
+/// Bytes that the results of [`settled`] take together.
+pub(crate) async fn settled_bytes(
+    connection: &mut PgConnection,
+    task: TaskId,
+    goal: Option<TaskId>,
+) -> sqlx::Result<i64> {
+    sqlx::query_scalar!(
+        r#"SELECT coalesce(sum(octet_length(t.result::text)), 0)::bigint AS "bytes!"
+           FROM orca.tasks t WHERE t.state = 'succeeded'
+             AND t.id IN (SELECT needs FROM orca.dependencies WHERE task = $1
+                          UNION ALL SELECT c.id FROM orca.tasks c WHERE c.parent = $2
+                            AND c.step IS DISTINCT FROM 'finish')"#,
+        task.0,
+        goal.map(|goal| goal.0)
+    )
+    .fetch_one(connection)
+    .await
+}

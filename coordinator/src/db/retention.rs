@@ -1,0 +1,114 @@
+//! Forgetting what ended long ago: whole trees, bottom first, in bounded batches.
+
+use std::time::Duration;
+
+use sqlx::PgConnection;
+use uuid::Uuid;
+
+use super::millis;
+
+/// Roots of trees that ended so long ago.
+pub(crate) async fn old_roots(
+    connection: &mut PgConnection,
+    retention: Duration,
+    most: i64,
+) -> sqlx::Result<Vec<Uuid>> {
+    sqlx::query_scalar!(
+        r#"SELECT id FROM orca.tasks WHERE parent IS NULL AND finished_at IS NOT NULL
+             AND finished_at < orca.now() - $1::bigint * interval '1 millisecond'
+           ORDER BY finished_at LIMIT $2"#,
+        millis(retention),
+        most
+    )
+    .fetch_all(connection)
+    .await
+}
+
+/// At most `most` tasks of these trees, the deepest first; none of a tree in which anything is still open, or on which
+/// something outside still waits to be settled.
+pub(crate) async fn deepest(
+    connection: &mut PgConnection,
+    roots: &[Uuid],
+    most: i64,
+) -> sqlx::Result<Vec<Uuid>> {
+    sqlx::query_scalar!(
+        r#"WITH RECURSIVE tree AS (
+               SELECT id AS root, id, depth, finished_at FROM orca.tasks WHERE id = ANY($1)
+               UNION ALL
+               SELECT r.root, t.id, t.depth, t.finished_at FROM orca.tasks t JOIN tree r ON t.parent = r.id),
+           busy AS (SELECT root FROM tree WHERE finished_at IS NULL
+                    UNION SELECT root FROM tree r JOIN orca.unsettled u ON u.task = r.id)
+           SELECT id AS "id!" FROM tree WHERE root NOT IN (SELECT root FROM busy) ORDER BY depth DESC, id LIMIT $2"#,
+        roots,
+        most
+    )
+    .fetch_all(connection)
+    .await
+}
+
+/// Forgets these tasks and all that belongs to them. Artifacts that another task has as an input stay, as uploads.
+pub(crate) async fn forget(connection: &mut PgConnection, ids: &[Uuid]) -> sqlx::Result<u64> {
+    sqlx::query!("DELETE FROM orca.inputs WHERE task = ANY($1)", ids).execute(&mut *connection).await?;
+    sqlx::query!(
+        r#"UPDATE orca.artifacts a SET task = NULL, token = NULL
+           WHERE a.task = ANY($1) AND EXISTS (SELECT FROM orca.inputs i WHERE i.artifact = a.id)"#,
+        ids
+    )
+    .execute(&mut *connection)
+    .await?;
+    sqlx::query!(
+        r#"WITH gone AS (DELETE FROM orca.artifacts WHERE task = ANY($1) RETURNING sha256)
+           INSERT INTO orca.blob_garbage (sha256) SELECT DISTINCT sha256 FROM gone ON CONFLICT DO NOTHING"#,
+        ids
+    )
+    .execute(&mut *connection)
+    .await?;
+    sqlx::query!("DELETE FROM orca.log_lines WHERE task = ANY($1)", ids).execute(&mut *connection).await?;
+    sqlx::query!("DELETE FROM orca.attempts WHERE task = ANY($1)", ids).execute(&mut *connection).await?;
+    sqlx::query!("DELETE FROM orca.dependencies WHERE task = ANY($1)", ids).execute(&mut *connection).await?;
+    sqlx::query!("DELETE FROM orca.dependencies WHERE needs = ANY($1)", ids)
+        .execute(&mut *connection)
+        .await?;
+    let done = sqlx::query!("DELETE FROM orca.tasks WHERE id = ANY($1)", ids).execute(connection).await?;
+    Ok(done.rows_affected())
+}
+
+/// Forgets uploads so old that no task has as an input, at most `most`.
+pub(crate) async fn forget_uploads(
+    connection: &mut PgConnection,
+    retention: Duration,
+    most: i64,
+) -> sqlx::Result<u64> {
+    let done = sqlx::query!(
+        r#"WITH old AS (
+               SELECT id FROM orca.artifacts a WHERE task IS NULL
+                 AND created_at < orca.now() - $1::bigint * interval '1 millisecond'
+                 AND NOT EXISTS (SELECT FROM orca.inputs i WHERE i.artifact = a.id)
+               ORDER BY created_at LIMIT $2 FOR UPDATE SKIP LOCKED),
+           gone AS (DELETE FROM orca.artifacts WHERE id IN (SELECT id FROM old) RETURNING sha256)
+           INSERT INTO orca.blob_garbage (sha256) SELECT DISTINCT sha256 FROM gone ON CONFLICT DO NOTHING"#,
+        millis(retention),
+        most
+    )
+    .execute(connection)
+    .await?;
+    Ok(done.rows_affected())
+}
+
+/// Forgets events so old, at most `most`, oldest first.
+pub(crate) async fn forget_events(
+    connection: &mut PgConnection,
+    retention: Duration,
+    most: i64,
+) -> sqlx::Result<u64> {
+    let done = sqlx::query!(
+        r#"DELETE FROM orca.events WHERE (xid, seq) IN (
+               SELECT xid, seq FROM (SELECT xid, seq, at FROM orca.events ORDER BY xid, seq LIMIT $2) oldest
+               WHERE at < orca.now() - $1::bigint * interval '1 millisecond')"#,
+        millis(retention),
+        most
+    )
+    .execute(connection)
+    .await?;
+    Ok(done.rows_affected())
+}

@@ -1,0 +1,66 @@
+//! Scheduled tasks whose time has come: by a timer set for the next one, and on a period.
+
+use std::time::Duration;
+
+use tokio_util::sync::CancellationToken;
+
+use crate::app::transaction::transaction;
+use crate::app::{App, Error};
+use crate::db::queue;
+use orca_proto::spec::Role;
+
+/// Tasks in one transaction.
+const BATCH: i64 = 5_000;
+/// The longest that the timer sleeps: other coordinators schedule too.
+const LONGEST: Duration = Duration::from_secs(1);
+
+/// Makes every task that is due ready.
+pub(crate) async fn run(app: &App) -> Result<(), Error> {
+    while turn(app).await? >= usize::try_from(BATCH).unwrap_or_default() {}
+    Ok(())
+}
+
+/// Runs at the time of the next scheduled task, until `shutdown`.
+pub(crate) async fn repeat(app: App, shutdown: CancellationToken) {
+    loop {
+        let next = match run(&app).await {
+            Ok(()) => next(&app).await,
+            Err(error) => Err(error),
+        };
+        let wait = next.unwrap_or_else(|error| {
+            super::failed("schedule", &error);
+            LONGEST
+        });
+        let pause = tokio::time::timeout(wait, app.0.signals.scheduled.notified());
+        if shutdown.run_until_cancelled(pause).await.is_none() {
+            return;
+        }
+    }
+}
+
+async fn next(app: &App) -> Result<Duration, Error> {
+    let mut connection = app.0.pool.acquire().await?;
+    let next = queue::next_due_ms(&mut connection).await?;
+    Ok(next.and_then(|ms| u64::try_from(ms).ok()).map_or(LONGEST, Duration::from_millis).min(LONGEST))
+}
+
+async fn turn(app: &App) -> Result<usize, Error> {
+    let app = app.clone();
+    app.clone()
+        .spawned(async move {
+            transaction!(app, |tx, effects| {
+                let woken = queue::wake_due(tx, BATCH).await?;
+                let count = woken.len();
+                for lane in woken {
+                    let role = if lane.role == "plan" { Role::Plan } else { Role::Work };
+                    effects.ready.insert((lane.namespace, crate::db::apply::role_word(role), lane.queue));
+                    effects.events = true;
+                }
+                if count > 0 {
+                    tracing::debug!(tasks = count, "scheduled tasks became ready");
+                }
+                Ok(count)
+            })
+        })
+        .await
+}

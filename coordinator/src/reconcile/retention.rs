@@ -1,0 +1,81 @@
+//! Forgetting: trees that ended long ago, uploads nobody uses, old events, idempotency keys, nodes, and bytes without a
+//! record.
+
+use std::time::Duration;
+
+use crate::app::transaction::transaction;
+use crate::app::{App, Error};
+use crate::db::{artifact, idempotency, node, retention};
+
+/// Trees begun in one turn.
+const TREES: i64 = 200;
+/// Rows in one transaction.
+const BATCH: i64 = 5_000;
+/// Blobs in one turn.
+const BLOBS: i64 = 500;
+
+/// Forgets whatever is old enough.
+pub(crate) async fn run(app: &App) -> Result<(), Error> {
+    while trees(app).await? > 0 {}
+    rows(app).await?;
+    blobs(app).await
+}
+
+async fn trees(app: &App) -> Result<u64, Error> {
+    let app = app.clone();
+    app.clone()
+        .spawned(async move {
+            transaction!(app, |tx, _effects| {
+                let roots = retention::old_roots(tx, app.0.retention, TREES).await?;
+                if roots.is_empty() {
+                    return Ok(0);
+                }
+                let ids = retention::deepest(tx, &roots, BATCH).await?;
+                if ids.is_empty() {
+                    return Ok(0);
+                }
+                let forgotten = retention::forget(tx, &ids).await?;
+                tracing::info!(tasks = forgotten, "forgot tasks that ended long ago");
+                Ok(forgotten)
+            })
+        })
+        .await
+}
+
+async fn rows(app: &App) -> Result<(), Error> {
+    let app = app.clone();
+    app.clone()
+        .spawned(async move {
+            transaction!(app, |tx, _effects| {
+                let keep = app.0.retention;
+                let uploads = retention::forget_uploads(tx, keep, BATCH).await?;
+                let events = retention::forget_events(tx, keep, 10 * BATCH).await?;
+                let keys = idempotency::forget_old(tx, BATCH).await?;
+                let nodes = node::forget_gone(tx, keep.max(Duration::from_secs(3_600))).await?;
+                if uploads + events + keys + nodes > 0 {
+                    tracing::info!(uploads, events, keys, nodes, "forgot what was old");
+                }
+                Ok(())
+            })
+        })
+        .await
+}
+
+/// Takes bytes without a record out of sight, asks once more, and only then removes them.
+async fn blobs(app: &App) -> Result<(), Error> {
+    let disk = |error| Error::Storage("cannot remove a file", error);
+    let mut connection = app.0.pool.acquire().await?;
+    let garbage = artifact::garbage(&mut connection, BLOBS).await?;
+    for sha256 in garbage {
+        if !app.0.blobs.discard(&sha256).await.map_err(disk)? {
+            continue;
+        }
+        if artifact::is_recorded(&mut connection, &sha256).await? {
+            app.0.blobs.restore(&sha256).await.map_err(disk)?;
+        } else {
+            app.0.blobs.remove(&sha256).await.map_err(disk)?;
+            tracing::info!(sha256 = crate::blobs::hex(&sha256), "removed bytes without a record");
+        }
+    }
+    Ok(())
+}
