@@ -166,14 +166,15 @@ pub(crate) async fn refusal(answer: Response) -> (u16, String, Value) {
 }
 
 /// A database that goes when it is dropped.
-struct Database {
+pub(crate) struct Database {
+    pub(crate) url: String,
     admin: String,
     name: String,
-    url: String,
 }
 
 impl Database {
-    async fn create() -> Self {
+    /// Makes one on the Postgres that the tests were given.
+    pub(crate) async fn create() -> Self {
         let admin = std::env::var("ORCA_TEST_DATABASE_URL").expect(
             "these tests need a Postgres: set ORCA_TEST_DATABASE_URL to one whose user may create databases, such as \
              postgres://postgres@127.0.0.1:5432/postgres; `cargo xtask test` starts one and does this",

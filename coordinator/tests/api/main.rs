@@ -8,6 +8,7 @@
 )]
 
 mod authorization;
+mod binary;
 mod harness;
 mod problems;
 mod shutdown;
