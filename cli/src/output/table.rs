@@ -1,6 +1,7 @@
 //! Lists: a table on a terminal, plain aligned columns elsewhere.
 
-use comfy_table::{Attribute, Cell, Color, ContentArrangement, NOTHING, Table, UTF8_HORIZONTAL_ONLY};
+use comfy_table::presets::{NOTHING, UTF8_HORIZONTAL_ONLY};
+use comfy_table::{Attribute, Cell, Color, ContentArrangement, Table};
 use orca_proto::task::State;
 
 use super::{Output, Style, escape, style_of};

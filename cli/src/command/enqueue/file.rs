@@ -84,6 +84,7 @@ fn from_yaml<T: DeserializeOwned>(text: &str) -> Result<T, String> {
     let options = serde_saphyr::options! {
         // A batch may be large; its bytes are bounded already.
         budget: serde_saphyr::budget! { max_nodes: 4_000_000, max_events: 16_000_000 },
+        alias_limits: serde_saphyr::alias_limits! { max_total_replayed_events: 100_000 },
         with_snippet: false,
     };
     serde_saphyr::from_str_with_options(text, options).map_err(|error| {

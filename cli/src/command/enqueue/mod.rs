@@ -59,8 +59,8 @@ impl EnqueueArgs {
         if let Some(path) = &self.file {
             return match file::read(path)? {
                 Tasks::One(task) => {
-                    let client = client()?;
-                    self.one(&client, *task, key.as_deref(), output).await
+                    check(&task)?;
+                    self.one(&client()?, *task, key.as_deref(), output).await
                 }
                 Tasks::Many(tasks) => {
                     let batch = Batch { tasks };
@@ -88,7 +88,6 @@ impl EnqueueArgs {
         key: Option<&str>,
         output: Output,
     ) -> Result<Exit, Failure> {
-        check(&task)?;
         let mut task = client.enqueue(&task, key).await?;
         let id = task.summary.id;
         if !self.wait && !self.follow {
