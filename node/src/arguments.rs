@@ -132,10 +132,7 @@ fn settings(arguments: Arguments, role: Role, state_dir: PathBuf) -> Result<Node
     let processors = std::thread::available_parallelism().map_or(1, usize::from);
     Ok(NodeSettings {
         role,
-        coordinator: CoordinatorSettings {
-            url: arguments.coordinator,
-            token: Secret::new(token.trim()),
-        },
+        coordinator: CoordinatorSettings { url: arguments.coordinator, token: Secret::new(token.trim()) },
         placement: PlacementSettings {
             name: arguments.name.unwrap_or_else(|| default_name(role)),
             slots: arguments.slots.unwrap_or_else(|| u32::try_from(processors * 2).unwrap_or(2)),
@@ -182,8 +179,7 @@ fn start_logging(arguments: &Arguments) -> Result<(), String> {
 
 /// The first signal drains; the second ends the process at once, and the next start sweeps what is left.
 async fn watch_signals(shutdown: CancellationToken) {
-    let (Ok(mut term), Ok(mut int)) =
-        (signal(SignalKind::terminate()), signal(SignalKind::interrupt()))
+    let (Ok(mut term), Ok(mut int)) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt()))
     else {
         tracing::error!("cannot listen for signals; only SIGKILL will end this node");
         return;

@@ -57,14 +57,22 @@ impl Directory {
     }
 
     /// Writes the intent, then makes the shared directory with the token and the input in it. Blocks.
-    pub(super) fn create(&self, grant: &Grant, container: &str, token: &str, mounted: bool) -> io::Result<()> {
+    pub(super) fn create(
+        &self,
+        grant: &Grant,
+        container: &str,
+        token: &str,
+        mounted: bool,
+    ) -> io::Result<()> {
         make(&self.private, 0o700)?;
         let lease = LeaseRef { task: grant.task, token: grant.token };
         let intent = serde_json::to_vec(&Intent { lease, attempt: grant.attempt, container })?;
         write_durably(&self.private.join(private::INTENT), &intent)?;
 
         make(&self.shared, 0o777)?;
-        for (name, mode) in [("in", 0o755), ("bin", 0o755), (files::FILES, 0o755), ("out", 0o777), ("spool", 0o777)] {
+        for (name, mode) in
+            [("in", 0o755), ("bin", 0o755), (files::FILES, 0o755), ("out", 0o777), ("spool", 0o777)]
+        {
             make(&self.shared.join(name), mode)?;
         }
         write_readable(&self.shared.join(files::TOKEN), token.as_bytes())?;
@@ -132,7 +140,8 @@ impl Directory {
 
     fn open_hostile(&self, name: &str, flags: OFlags) -> io::Result<OwnedFd> {
         let closed = OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let mut at = rustix::fs::open(&self.shared, OFlags::PATH | OFlags::DIRECTORY | closed, Mode::empty())?;
+        let mut at =
+            rustix::fs::open(&self.shared, OFlags::PATH | OFlags::DIRECTORY | closed, Mode::empty())?;
         let (dirs, name) = match name.rsplit_once('/') {
             Some((dirs, name)) => (dirs.split('/').collect(), name),
             None => (Vec::new(), name),

@@ -57,9 +57,11 @@ pub(super) async fn prepare(
             return Ok(None);
         }
         let fetched = a_few_times(|| node.client.dependencies(lease.lease)).await;
-        fetched.map(Some).map_err(|error| Interrupted::Unfit(Outcome::RuntimeError {
-            reason: format!("the results of the dependencies could not be fetched: {error}"),
-        }))
+        fetched.map(Some).map_err(|error| {
+            Interrupted::Unfit(Outcome::RuntimeError {
+                reason: format!("the results of the dependencies could not be fetched: {error}"),
+            })
+        })
     };
     let ((), image, inputs, dependencies) = tokio::try_join!(made, image, inputs, dependencies)?;
 
@@ -86,7 +88,8 @@ pub(super) async fn prepare(
             .collect(),
         image,
     };
-    let session = Arc::new(Session::new(Arc::clone(node), Arc::clone(lease), brief, token, directory, readable));
+    let session =
+        Arc::new(Session::new(Arc::clone(node), Arc::clone(lease), brief, token, directory, readable));
     let server = Server::start(Arc::clone(&session)).map_err(here)?;
     Ok(Prepared { session, server, launch, _inputs: inputs })
 }
@@ -94,8 +97,11 @@ pub(super) async fn prepare(
 /// What the agent is to run: the task's command, or else the image's own.
 fn brief(node: &Node, grant: &Grant, image: &Image) -> Result<Brief, Interrupted> {
     let spec = &grant.spec;
-    let command =
-        if spec.container.command.is_empty() { image.command.clone() } else { spec.container.command.clone() };
+    let command = if spec.container.command.is_empty() {
+        image.command.clone()
+    } else {
+        spec.container.command.clone()
+    };
     if command.first().is_none_or(String::is_empty) {
         let reason = format!(
             "there is nothing to run: the task names no command, and the image {} has neither entrypoint nor command",

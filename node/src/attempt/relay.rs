@@ -7,6 +7,8 @@ use std::time::Duration;
 use orca_proto::client::ClientError;
 use orca_proto::problem::{Kind, Problem};
 
+use tokio_util::sync::CancellationToken;
+
 use super::session::Session;
 use crate::retry::until_answered;
 
@@ -15,12 +17,15 @@ const PROGRESS: Duration = Duration::from_millis(500);
 /// How long a relayed request may wait for a coordinator that is away, before the agent is told to try again.
 const PATIENCE: Duration = Duration::from_secs(15);
 
-/// Tells the coordinator of the start, once there is one. Returns when it is told or the lease is over.
-pub(super) async fn relay_start(session: Arc<Session>) {
+/// Tells the coordinator of the start. Returns when it is told, `ended` is cancelled without one, or the lease is over.
+pub(super) async fn relay_start(session: Arc<Session>, ended: CancellationToken) {
     let mut started = session.started.subscribe();
     let told = async {
-        if started.wait_for(|started| *started).await.is_err() {
-            return;
+        let has_started = async { started.wait_for(|started| *started).await.is_ok() };
+        tokio::select! {
+            biased;
+            has_started = has_started => if !has_started { return },
+            () = ended.cancelled() => return,
         }
         let call = || session.node.client.report_start(session.lease.lease);
         if let Err(error) = until_answered(call).await {
@@ -30,17 +35,24 @@ pub(super) async fn relay_start(session: Arc<Session>) {
     tokio::select! { () = told => {} () = session.lease.over() => {} }
 }
 
-/// Tells the coordinator of the latest progress, again and again, until dropped or the lease is over.
-pub(super) async fn relay_progress(session: Arc<Session>) {
+/// Tells the coordinator of the latest progress, again and again, until `ended` is cancelled or the lease is over. What
+/// came last before the end is told too.
+pub(super) async fn relay_progress(session: Arc<Session>, ended: CancellationToken) {
     let mut progress = session.progress.subscribe();
+    progress.mark_changed();
     let told = async {
-        while progress.changed().await.is_ok() {
+        loop {
+            tokio::select! {
+                biased;
+                changed = progress.changed() => if changed.is_err() { return },
+                () = ended.cancelled() => return,
+            }
             let latest = progress.borrow_and_update().clone();
             let Some(latest) = latest else { continue };
             if let Err(error) = session.node.client.report_progress(session.lease.lease, &latest).await {
                 tracing::debug!(%error, "progress was not taken");
             }
-            tokio::time::sleep(PROGRESS).await;
+            tokio::select! { () = tokio::time::sleep(PROGRESS) => {} () = ended.cancelled() => {} }
         }
     };
     tokio::select! { () = told => {} () = session.lease.over() => {} }

@@ -12,11 +12,11 @@ use orca_proto::problem::Kind;
 use orca_proto::spec::Role;
 use orca_proto::task::Outcome;
 
+use super::Interrupted;
 use super::directory::{Directory, private};
 use super::prepare::Prepared;
 use super::session::Session;
 use super::verdict::{Ending, Evidence, stopped, verdict, wants_post_mortem};
-use super::Interrupted;
 use crate::daemon::Node;
 use crate::daemon::leases::HeldLease;
 use crate::retry::until_answered;
@@ -80,15 +80,12 @@ pub(super) async fn settle(
 }
 
 /// What the verdict needs to know besides the ending.
-async fn collect(
-    node: &Node,
-    session: &Session,
-    name: &str,
-    lease: &HeldLease,
-    ending: &Ending,
-) -> Evidence {
+async fn collect(node: &Node, session: &Session, name: &str, lease: &HeldLease, ending: &Ending) -> Evidence {
     let mut evidence = Evidence {
-        step: session.brief.step.or((session.brief.role == Role::Plan).then_some(orca_proto::task::Step::Plan)),
+        step: session
+            .brief
+            .step
+            .or((session.brief.role == Role::Plan).then_some(orca_proto::task::Step::Plan)),
         cancel_asked: lease.cancel.is_cancelled(),
         ..Evidence::default()
     };

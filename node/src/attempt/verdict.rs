@@ -115,7 +115,9 @@ fn success(report: AgentReport, evidence: Evidence) -> Report {
     let too_large =
         |value: &Value| serde_json::to_string(value).map_or(usize::MAX, |text| text.len()) > limits::RESULT;
     match (evidence.step, result, plan) {
-        (_, Some(_), Some(_)) => failed("the program returned both a plan and a result; it must be one of them"),
+        (_, Some(_), Some(_)) => {
+            failed("the program returned both a plan and a result; it must be one of them")
+        }
         (None, None, Some(_)) => failed("the program returned a plan, which only planners may"),
         (Some(_), None, None) => failed("the planner ended without a plan or a result"),
         (_, Some(result), None) if too_large(&result) => {
@@ -148,9 +150,7 @@ fn exited(exit: Exit, evidence: &Evidence) -> Outcome {
     }
     match exit {
         Exit::Signal(signal) => Outcome::Killed { signal },
-        Exit::Gone => {
-            Outcome::RuntimeError { reason: "somebody removed the container while it ran".into() }
-        }
+        Exit::Gone => Outcome::RuntimeError { reason: "somebody removed the container while it ran".into() },
         Exit::Code(code) => Outcome::RuntimeError {
             reason: with_words(
                 &format!("the agent ended with code {code} and without a report"),
@@ -186,7 +186,8 @@ mod tests {
     #[test]
     fn a_container_that_exits_with_0_and_without_a_report_did_not_succeed() {
         let said = PostMortem { said: "no brief".into(), ..PostMortem::default() };
-        let got = outcome(Ending::Exited(Exit::Code(0)), Evidence { post_mortem: said, ..Evidence::default() });
+        let got =
+            outcome(Ending::Exited(Exit::Code(0)), Evidence { post_mortem: said, ..Evidence::default() });
         assert_eq!(
             got,
             Outcome::RuntimeError {
@@ -198,7 +199,8 @@ mod tests {
     #[test]
     fn a_planner_must_return_a_plan_or_a_result_and_not_both() {
         let planner = || Evidence { step: Some(Step::Plan), ..Evidence::default() };
-        let failed = |evidence| matches!(outcome(report(Outcome::Succeeded), evidence), Outcome::Failed { .. });
+        let failed =
+            |evidence| matches!(outcome(report(Outcome::Succeeded), evidence), Outcome::Failed { .. });
         assert!(failed(planner()));
         let plan = Some(Plan { tasks: vec![NewTask::new("a")] });
         assert!(failed(Evidence { plan: plan.clone(), result: Some(json!(1)), ..planner() }));
@@ -218,16 +220,25 @@ mod tests {
     #[test]
     fn a_result_over_the_limit_is_a_failure_with_a_reason() {
         let large = Evidence { result: Some(json!("x".repeat(limits::RESULT))), ..Evidence::default() };
-        assert!(matches!(outcome(report(Outcome::Succeeded), large), Outcome::Failed { reason: Some(_), .. }));
+        assert!(matches!(
+            outcome(report(Outcome::Succeeded), large),
+            Outcome::Failed { reason: Some(_), .. }
+        ));
     }
 
     #[test]
     fn a_kill_for_memory_is_told_from_other_kills() {
         let killed = || report(Outcome::Killed { signal: 9 });
         assert_eq!(outcome(killed(), Evidence::default()), Outcome::Killed { signal: 9 });
-        assert_eq!(outcome(killed(), Evidence { post_mortem: oom(), ..Evidence::default() }), Outcome::OutOfMemory);
+        assert_eq!(
+            outcome(killed(), Evidence { post_mortem: oom(), ..Evidence::default() }),
+            Outcome::OutOfMemory
+        );
         let shell = report(Outcome::Failed { exit_code: 137, reason: None });
-        assert_eq!(outcome(shell, Evidence { post_mortem: oom(), ..Evidence::default() }), Outcome::OutOfMemory);
+        assert_eq!(
+            outcome(shell, Evidence { post_mortem: oom(), ..Evidence::default() }),
+            Outcome::OutOfMemory
+        );
         let other = report(Outcome::Failed { exit_code: 1, reason: None });
         assert_eq!(
             outcome(other, Evidence { post_mortem: oom(), ..Evidence::default() }),
@@ -245,7 +256,10 @@ mod tests {
             Ending::Overdue,
             Ending::Stopped(Stop::Cancelled),
         ] {
-            assert_eq!(outcome(ending, Evidence { cancel_asked: true, ..Evidence::default() }), Outcome::Cancelled);
+            assert_eq!(
+                outcome(ending, Evidence { cancel_asked: true, ..Evidence::default() }),
+                Outcome::Cancelled
+            );
         }
         let finished = Evidence { cancel_asked: true, ..Evidence::default() };
         assert_eq!(outcome(report(Outcome::Succeeded), finished), Outcome::Succeeded);

@@ -7,6 +7,7 @@ use orca_proto::agent::{AgentReport, files};
 use orca_proto::limits;
 use orca_proto::spec::Role;
 use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::prepare::Prepared;
@@ -21,18 +22,21 @@ use crate::runtime::Signal;
 const IDLE: Duration = Duration::from_secs(120);
 /// What the agent's own limits and grace are given on top before the node acts in its place.
 const SLACK: Duration = Duration::from_secs(5);
+/// How long the end waits for the start and the progress to be told.
+const LAST_NEWS: Duration = Duration::from_secs(2);
 
 /// Watches until the container has reported, ended, or must be stopped; the container may still be there.
 pub(super) async fn watch(node: &Arc<Node>, prepared: &Prepared, lease: &Arc<HeldLease>) -> Ending {
     let session = &prepared.session;
-    let start = AbortOnDropHandle::new(tokio::spawn(relay::relay_start(Arc::clone(session))));
-    let progress = AbortOnDropHandle::new(tokio::spawn(relay::relay_progress(Arc::clone(session))));
+    let ended = CancellationToken::new();
+    let start = AbortOnDropHandle::new(tokio::spawn(relay::relay_start(Arc::clone(session), ended.clone())));
+    let progress =
+        AbortOnDropHandle::new(tokio::spawn(relay::relay_progress(Arc::clone(session), ended.clone())));
     let ending = observe(node, prepared, lease).await;
-    drop(progress);
-    // A start that is on its way goes before the report, or the attempt would seem never to have started.
-    if *session.started.borrow() && !matches!(ending, Ending::Stopped(Stop::LeaseOver)) {
-        let _told_or_not = tokio::time::timeout(SLACK, start).await;
-    }
+    ended.cancel();
+    // What is on its way goes before the report: after it nothing of the attempt is taken any more.
+    let told = async { tokio::join!(start, progress) };
+    let _told_or_not = tokio::time::timeout(LAST_NEWS, told).await;
     ending
 }
 

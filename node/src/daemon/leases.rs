@@ -127,7 +127,8 @@ impl Leases {
             cancelled.cancel.cancel();
         }
         let end = sent + answer.lease.get();
-        for kept in asked.iter().filter(|lease| !answer.lost.contains(lease)).filter_map(|lease| held.get(lease))
+        for kept in
+            asked.iter().filter(|lease| !answer.lost.contains(lease)).filter_map(|lease| held.get(lease))
         {
             kept.until.send_if_modified(|until| {
                 let later = end > *until && !kept.lost.is_cancelled();

@@ -17,11 +17,7 @@ const GAP: Duration = Duration::from_millis(50);
 const PATIENCE: Duration = Duration::from_secs(2);
 
 /// Renews until dropped; returns only if the node must stop.
-pub(super) async fn run(
-    node: &Node,
-    registration: &Registration,
-    draining: &CancellationToken,
-) -> NodeError {
+pub(super) async fn run(node: &Node, registration: &Registration, draining: &CancellationToken) -> NodeError {
     let mut wait = GAP;
     loop {
         let snapshot = node.leases.snapshot();

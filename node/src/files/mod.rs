@@ -161,10 +161,12 @@ impl Files {
         let unpacking = tokio::task::spawn_blocking(move || {
             let archive = File::open(&temporary.0).map_err(|error| failed(&input, error))?;
             std::fs::create_dir(&target).map_err(|error| failed(&input, error))?;
-            unpack(io::BufReader::with_capacity(256 << 10, archive), &target).map_err(|error| match error {
-                UnpackError::Refused(why) => FilesError::Rejected { name: input.name.clone(), why },
-                UnpackError::Io(error) => failed(&input, error),
-            })?;
+            unpack(io::BufReader::with_capacity(256 << 10, archive), &target).map_err(
+                |error| match error {
+                    UnpackError::Refused(why) => FilesError::Rejected { name: input.name.clone(), why },
+                    UnpackError::Io(error) => failed(&input, error),
+                },
+            )?;
             std::fs::rename(&target, &path).map_err(|error| failed(&input, error))
         });
         match unpacking.await {
@@ -216,9 +218,8 @@ async fn download(
     artifact: &Artifact,
     path: &Path,
 ) -> Result<(), FilesError> {
-    let mut stream = a_few_times(|| client.download(input.id))
-        .await
-        .map_err(|error| from_client(input, &error))?;
+    let mut stream =
+        a_few_times(|| client.download(input.id)).await.map_err(|error| from_client(input, &error))?;
     let mut file = tokio::fs::File::create(path).await.map_err(|error| failed(input, error))?;
     let (mut hash, mut size) = (Sha256::new(), 0_u64);
     while let Some(chunk) = stream.next().await {

@@ -59,7 +59,8 @@ pub(super) fn unpack(archive: impl Read, target: &Path) -> Result<(), UnpackErro
             continue;
         }
         let runs = entry.header().mode().is_ok_and(|mode| mode & 0o111 != 0);
-        let mut file = create(&path, if runs { 0o755 } else { 0o644 }).map_err(|error| placed(&name, error))?;
+        let mut file =
+            create(&path, if runs { 0o755 } else { 0o644 }).map_err(|error| placed(&name, error))?;
         copy(&mut entry, &mut file)?;
     }
     Ok(())

@@ -81,7 +81,7 @@ mod tests {
     fn a_program_with_a_dynamic_linker_is_told_from_a_static_one() {
         assert_eq!(is_static(&elf(PT_INTERP)), Some(false));
         assert_eq!(is_static(&elf(1)), Some(true));
-        assert_eq!(is_static(&std::fs::read(std::env::current_exe().unwrap()).unwrap()), Some(false));
+        assert_eq!(is_static(&fs::read(std::env::current_exe().unwrap()).unwrap()), Some(false));
     }
 
     #[test]

@@ -29,7 +29,8 @@ pub(super) async fn keep(
         return Err(Problem::validation(vec![FieldError::new("/name", detail)]).into());
     }
     let too_large = || format!("an artifact may have at most {} bytes", limits::ARTIFACT);
-    let declared = request.headers().get("content-length").and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
+    let declared =
+        request.headers().get("content-length").and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
     if declared.is_some_and(|size| size > limits::ARTIFACT) {
         return Err(ApiProblem::new(Kind::BodyTooLarge, too_large()));
     }

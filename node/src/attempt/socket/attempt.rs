@@ -58,7 +58,9 @@ pub(super) async fn progress(State(session): State<Arc<Session>>, request: Reque
 pub(super) async fn logs(State(session): State<Arc<Session>>, request: Request) -> Answer<Json<LogAck>> {
     let lines = json::small::<LogAppend>(&session, request).await?;
     if lines.value.lines.len() > limits::LOG_LINES {
-        return Err(Problem::validation(vec![FieldError::new("/lines", "has more than 1,000 entries")]).into());
+        return Err(
+            Problem::validation(vec![FieldError::new("/lines", "has more than 1,000 entries")]).into()
+        );
     }
     let call = || session.node.client.append_logs(session.lease.lease, &lines.value);
     Ok(Json(relay(&session, call).await?))

@@ -47,7 +47,8 @@ async fn read<T: DeserializeOwned>(
     request: Request,
     most: usize,
 ) -> Result<Read<'_, T>, ApiProblem> {
-    let media_type = request.headers().get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    let media_type =
+        request.headers().get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
     if media_type.split(';').next().map(str::trim) != Some("application/json") {
         let detail = "this route reads application/json; say so in Content-Type";
         return Err(ApiProblem::new(Kind::UnsupportedMediaType, detail));

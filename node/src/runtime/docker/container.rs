@@ -33,9 +33,9 @@ impl Docker {
             ));
         }
         let place = |path: &std::path::Path| {
-            self.paths.translate(path).ok_or_else(|| {
-                Fault::Engine(format!("{} cannot be seen by the engine", path.display()))
-            })
+            self.paths
+                .translate(path)
+                .ok_or_else(|| Fault::Engine(format!("{} cannot be seen by the engine", path.display())))
         };
         let artifacts = launch.artifacts.iter();
         let sources = Sources {
@@ -54,7 +54,9 @@ impl Docker {
             Err(error) if error.code() == Some(409) => {
                 // Left of a create that was thought to have failed.
                 self.remove_container(&launch.name).await?;
-                within(ACT, "create", self.api.create_container(options(), body)).await.map_err(start_fault)?;
+                within(ACT, "create", self.api.create_container(options(), body))
+                    .await
+                    .map_err(start_fault)?;
             }
             created => {
                 created.map_err(start_fault)?;
@@ -87,7 +89,8 @@ impl Docker {
         let look = self.api.inspect_container(name, None::<InspectContainerOptions>);
         let state = within(LOOK, "inspect", look).await.ok().and_then(|found| found.state);
         let options = LogsOptionsBuilder::new().stdout(true).stderr(true).tail("20").build();
-        let lines = self.api.logs(name, Some(options)).map_ok(|line| line.to_string()).try_collect::<String>();
+        let lines =
+            self.api.logs(name, Some(options)).map_ok(|line| line.to_string()).try_collect::<String>();
         let said = within(LOOK, "logs", lines).await.unwrap_or_default();
         let start = said.len().saturating_sub(SAID);
         let said = said.get(said.ceil_char_boundary(start)..).unwrap_or_default().trim().to_owned();

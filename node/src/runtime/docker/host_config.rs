@@ -15,8 +15,8 @@ use crate::runtime::Launch;
 
 /// The attempt's directory inside a container.
 const INSIDE: &str = "/orca";
-/// Files that one process may hold open.
-const OPEN_FILES: i64 = 65_536;
+/// Files that one process may hold open. An engine cannot always give more than it has itself, so this is what any has.
+const OPEN_FILES: i64 = 16_384;
 /// Most of the memory that `/dev/shm` may take, in bytes.
 const SHARED_MEMORY: u64 = 64 << 20;
 
@@ -44,7 +44,6 @@ pub(super) fn body(launch: &Launch, sources: &Sources) -> ContainerCreateBody {
         tty: Some(false),
         // An image's own health check would run beside the task, unseen and unlimited.
         healthcheck: Some(HealthConfig { test: Some(vec!["NONE".into()]), ..HealthConfig::default() }),
-        network_disabled: Some(launch.network == Network::None),
         host_config: Some(host_config(launch, sources)),
         ..ContainerCreateBody::default()
     }
@@ -81,10 +80,7 @@ fn host_config(launch: &Launch, sources: &Sources) -> HostConfig {
         // The agent carries the task's output; this holds only what the agent itself says on its way down.
         log_config: Some(HostConfigLogConfig {
             typ: Some("json-file".into()),
-            config: Some(HashMap::from([
-                ("max-size".into(), "64k".into()),
-                ("max-file".into(), "1".into()),
-            ])),
+            config: Some(HashMap::from([("max-size".into(), "64k".into()), ("max-file".into(), "1".into())])),
         }),
         tmpfs: Some(tmpfs(&launch.image.volumes, tmp.0)),
         mounts: Some(mounts(sources)),
@@ -122,7 +118,10 @@ fn mounts(sources: &Sources) -> Vec<Mount> {
         mount(&sources.agent_dir, format!("{INSIDE}/bin"), true),
     ];
     mounts.extend(
-        sources.artifacts.iter().map(|(name, path)| mount(path, format!("{INSIDE}/{}/{name}", files::FILES), true)),
+        sources
+            .artifacts
+            .iter()
+            .map(|(name, path)| mount(path, format!("{INSIDE}/{}/{name}", files::FILES), true)),
     );
     mounts
 }
@@ -137,7 +136,11 @@ mod tests {
     fn launch(network: Network) -> Launch {
         Launch {
             name: "orca-t-1-1".into(),
-            image: Image { id: "sha256:abc".into(), command: vec![], volumes: vec!["/data".into(), "/orca".into()] },
+            image: Image {
+                id: "sha256:abc".into(),
+                command: vec![],
+                volumes: vec!["/data".into(), "/orca".into()],
+            },
             user: Some("1000".into()),
             resources: Resources { cpus: 0.5, memory: Bytes::mib(64), pids: 32, tmp: Bytes::mib(8) },
             network,
@@ -165,7 +168,6 @@ mod tests {
     fn an_open_network_is_a_bridge_and_changes_nothing_else() {
         let mut open = body(&launch(Network::Open), &sources());
         assert_eq!(open.host_config.as_ref().unwrap().network_mode.as_deref(), Some("bridge"));
-        open.network_disabled = Some(true);
         open.host_config.as_mut().unwrap().network_mode = Some("none".into());
         assert_eq!(open, body(&launch(Network::None), &sources()));
     }

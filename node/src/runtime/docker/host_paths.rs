@@ -25,7 +25,9 @@ impl HostPaths {
             Ok(inspected) => inspected,
             // A container, but not of this engine: it shares the engine's view or has no way to it.
             Err(error) if error.code() == Some(404) => return Ok(Self::default()),
-            Err(error) => return Err(NodeError::Engine(format!("cannot inspect this node's container: {error}"))),
+            Err(error) => {
+                return Err(NodeError::Engine(format!("cannot inspect this node's container: {error}")));
+            }
         };
         let mounts = inspected.mounts.unwrap_or_default();
         let paths = Self {
@@ -83,7 +85,9 @@ mod tests {
     use super::*;
 
     fn paths(mounts: &[(&str, &str)]) -> HostPaths {
-        HostPaths { mounts: mounts.iter().map(|(to, from)| (PathBuf::from(to), PathBuf::from(from))).collect() }
+        HostPaths {
+            mounts: mounts.iter().map(|(to, from)| (PathBuf::from(to), PathBuf::from(from))).collect(),
+        }
     }
 
     #[test]
@@ -102,7 +106,10 @@ mod tests {
             paths.translate(Path::new("/var/lib/orca/attempts/a")),
             Some("/var/lib/docker/volumes/node/_data/attempts/a".into())
         );
-        assert_eq!(paths.translate(Path::new("/var/lib/orca")), Some("/var/lib/docker/volumes/node/_data".into()));
+        assert_eq!(
+            paths.translate(Path::new("/var/lib/orca")),
+            Some("/var/lib/docker/volumes/node/_data".into())
+        );
         assert_eq!(paths.translate(Path::new("/var/lib/orcas")), Some("/host/var/lib/orcas".into()));
         assert_eq!(paths.translate(Path::new("/home/x")), None);
     }
@@ -110,7 +117,9 @@ mod tests {
     #[test]
     fn the_own_container_is_read_from_its_mounts_before_its_name() {
         let id = "c0ffee".repeat(10) + "abcd";
-        let line = format!("700 690 8:1 /var/lib/docker/containers/{id}/hostname /etc/hostname rw - ext4 /dev/sda1 rw");
+        let line = format!(
+            "700 690 8:1 /var/lib/docker/containers/{id}/hostname /etc/hostname rw - ext4 /dev/sda1 rw"
+        );
         assert_eq!(own_container(&line, "web", true), Some(id));
         assert_eq!(own_container("", "0123456789ab\n", true), Some("0123456789ab".into()));
         assert_eq!(own_container("", "0123456789ab\n", false), None);

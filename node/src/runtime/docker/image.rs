@@ -111,8 +111,19 @@ fn has_tag_or_digest(image: &str) -> bool {
 /// A pull that cannot succeed anywhere is the task's fault; one that the network or the registry broke is not.
 fn pull_fault(image: &str, error: &CallError) -> Fault {
     const NETWORK: [&str; 13] = [
-        "dial tcp", "no such host", "timeout", "timed out", "deadline", "refused", "reset", "tls:", "eof", "x509",
-        "misbehaving", "toomanyrequests", "unavailable",
+        "dial tcp",
+        "no such host",
+        "timeout",
+        "timed out",
+        "deadline",
+        "refused",
+        "reset",
+        "tls:",
+        "eof",
+        "x509",
+        "misbehaving",
+        "toomanyrequests",
+        "unavailable",
     ];
     const WRONG: [&str; 10] = [
         "not found",
@@ -155,7 +166,10 @@ mod tests {
             assert!(matches!(fault(code, message), Fault::Rejected(_)), "{message}");
         }
         for (code, message) in [
-            (500, "Get \"https://registry-1.docker.io/v2/\": dial tcp: lookup registry-1.docker.io: no such host"),
+            (
+                500,
+                "Get \"https://registry-1.docker.io/v2/\": dial tcp: lookup registry-1.docker.io: no such host",
+            ),
             (500, "Get \"https://r/v2/\": net/http: TLS handshake timeout"),
             (500, "toomanyrequests: You have reached your pull rate limit"),
             (500, "something new"),

@@ -151,7 +151,9 @@ impl From<Error> for CallError {
             Error::DockerResponseServerError { status_code, message } => {
                 Self::Status { code: status_code, message: message.trim().to_owned() }
             }
-            Error::DockerStreamError { error } => Self::Status { code: 500, message: error.trim().to_owned() },
+            Error::DockerStreamError { error } => {
+                Self::Status { code: 500, message: error.trim().to_owned() }
+            }
             other => Self::Silent(other.to_string()),
         }
     }

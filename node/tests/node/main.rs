@@ -1,0 +1,10 @@
+//! A whole node against a fake coordinator, with the real agent, on each runtime.
+//!
+//! `ORCA_AGENT_BINARY` names the static agent (`cargo xtask test` sets it); without it these tests fail. Those of
+//! [`docker`] need a Docker engine.
+
+mod docker;
+mod fake;
+mod process;
+mod rig;
+mod socket;

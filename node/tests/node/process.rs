@@ -1,0 +1,303 @@
+//! The daemon and an attempt's life, with the process runtime: what does not depend on an engine.
+
+use std::time::Duration;
+
+use orca_node::{NodeError, RuntimeKind};
+use orca_proto::attempt::{Dependencies, Dependency};
+use orca_proto::duration::Span;
+use orca_proto::ids::TaskId;
+use orca_proto::problem::Kind;
+use orca_proto::spec::{InputArtifact, Role};
+use orca_proto::task::{Outcome, State, Step, Timeout};
+use serde_json::json;
+
+use crate::rig::{Rig, shell};
+
+#[tokio::test]
+async fn a_task_returns_its_result_its_log_its_progress_and_its_files() {
+    let rig = Rig::start(RuntimeKind::Process).await;
+    let mut task = shell(
+        "cat; echo; echo to-stderr >&2; \"$ORCA_AGENT\" progress 40 --message half; \
+         echo kept > \"$ORCA_DIR/out/kept.txt\"; \"$ORCA_AGENT\" put \"$ORCA_DIR/out/kept.txt\"; \
+         \"$ORCA_AGENT\" result '{\"answer\": 42}'",
+    );
+    task.input = json!({"question": "?"});
+    let lease = rig.grant(task);
+    let report = rig.fake.report_of(lease).await;
+    assert_eq!(report.outcome, Outcome::Succeeded);
+    assert_eq!(report.result, Some(json!({"answer": 42})));
+    {
+        let book = rig.fake.book();
+        assert_eq!(book.started, [lease]);
+        assert_eq!(book.progress.last().unwrap().percent, Some(40.0));
+        let texts: Vec<_> = book.logs[&lease].iter().map(|line| line.text.as_str()).collect();
+        assert!(texts.contains(&r#"{"question":"?"}"#) && texts.contains(&"to-stderr"), "{texts:?}");
+        assert!(book.artifacts.values().any(|(artifact, bytes)| {
+            artifact.name == "kept.txt" && artifact.task == Some(lease.task) && &bytes[..] == b"kept\n"
+        }));
+        assert!(book.registrations[0].runtime.contains("isolates nothing"));
+    }
+    rig.stop().await.unwrap();
+}
+
+#[tokio::test]
+async fn an_exit_code_and_a_signal_are_told_apart() {
+    let rig = Rig::start(RuntimeKind::Process).await;
+    let failed = rig.grant(shell("echo last words >&2; exit 7"));
+    let killed = rig.grant(shell("kill -SEGV $$"));
+    let failed = rig.fake.report_of(failed).await.outcome;
+    assert!(matches!(failed, Outcome::Failed { exit_code: 7, .. }), "{failed:?}");
+    assert_eq!(rig.fake.report_of(killed).await.outcome, Outcome::Killed { signal: 11 });
+    rig.stop().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_cancel_reaches_a_running_program_and_one_that_does_not_listen_is_killed() {
+    let rig = Rig::start(RuntimeKind::Process).await;
+    let polite = rig.grant(shell("echo ready; sleep 60"));
+    let stubborn = rig.grant(shell("trap '' TERM; echo ready; while :; do sleep 1; done"));
+    for lease in [polite, stubborn] {
+        rig.said(lease, "ready").await;
+    }
+    rig.fake.change(|book| book.cancel.extend([polite, stubborn]));
+    for lease in [polite, stubborn] {
+        assert_eq!(rig.fake.report_of(lease).await.outcome, Outcome::Cancelled);
+    }
+    rig.stop().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_program_that_outlives_its_limit_is_timed_out() {
+    let rig = Rig::start(RuntimeKind::Process).await;
+    let mut task = shell("sleep 60");
+    task.timeouts.start_to_close = Span::millis(300);
+    let lease = rig.grant(task);
+    let outcome = rig.fake.report_of(lease).await.outcome;
+    assert_eq!(outcome, Outcome::TimedOut { which: Timeout::StartToClose });
+    rig.stop().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_lost_lease_ends_the_program_and_nothing_is_reported() {
+    let rig = Rig::start(RuntimeKind::Process).await;
+    let lease = rig.grant(shell("echo ready; sleep 60"));
+    rig.said(lease, "ready").await;
+    rig.fake.change(|book| book.lost.push(lease));
+    let after = rig.grant(shell("true"));
+    rig.fake.report_of(after).await;
+    let fake = rig.fake.clone();
+    rig.stop().await.unwrap();
+    assert!(fake.book().reports.iter().all(|(of, _)| *of != lease));
+}
+
+#[tokio::test]
+async fn a_lease_that_cannot_be_renewed_runs_out_here_first_and_its_program_is_gone() {
+    let rig = Rig::with(RuntimeKind::Process, Duration::from_secs(2), |_| {}).await;
+    let marker = rig.state.path().join("alive");
+    let lease = rig.grant(shell(&format!("echo ready; sleep 60; touch {}", marker.display())));
+    rig.said(lease, "ready").await;
+    rig.fake.change(|book| book.away = true);
+    let gone = async {
+        while !rig.no_files() {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(20), gone).await.unwrap();
+    rig.fake.change(|book| book.away = false);
+    let fake = rig.fake.clone();
+    rig.stop().await.unwrap();
+    assert!(fake.book().reports.is_empty());
+}
+
+#[tokio::test]
+async fn a_report_waits_for_a_coordinator_that_was_away() {
+    let rig = Rig::start(RuntimeKind::Process).await;
+    let go = rig.state.path().join("go");
+    let lease = rig.grant(shell(&format!(
+        "echo ready; while [ ! -e {} ]; do sleep 0.05; done; \"$ORCA_AGENT\" result 1",
+        go.display()
+    )));
+    rig.said(lease, "ready").await;
+    rig.fake.change(|book| book.away = true);
+    std::fs::write(&go, "").unwrap();
+    let staged = rig.state.path().join(format!("intents/{}-1/report.json", lease.task));
+    let reported = async {
+        while !staged.exists() {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(20), reported).await.unwrap();
+    rig.fake.change(|book| book.away = false);
+    assert_eq!(rig.fake.report_of(lease).await.result, Some(json!(1)));
+    rig.stop().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_node_that_the_coordinator_forgot_registers_again() {
+    let rig = Rig::start(RuntimeKind::Process).await;
+    rig.fake.change(|book| book.refuse = Some(Kind::NotFound));
+    rig.fake.until("another registration", |book| (book.registrations.len() > 1).then_some(())).await;
+    let lease = rig.grant(shell("true"));
+    assert_eq!(rig.fake.report_of(lease).await.outcome, Outcome::Succeeded);
+    let instances: Vec<_> = rig.fake.book().registrations.iter().map(|one| one.instance).collect();
+    assert!(instances.windows(2).all(|pair| pair[0] == pair[1]));
+    rig.stop().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_superseded_node_stops_its_programs_and_says_why() {
+    let rig = Rig::start(RuntimeKind::Process).await;
+    let lease = rig.grant(shell("echo ready; sleep 60"));
+    rig.said(lease, "ready").await;
+    rig.fake.change(|book| book.refuse = Some(Kind::Conflict));
+    rig.ended().await.unwrap();
+    assert!(rig.no_files() && rig.fake.book().reports.is_empty());
+    assert!(matches!(rig.outcome().await, Err(NodeError::Superseded { .. })));
+}
+
+#[tokio::test]
+async fn a_drain_waits_for_what_runs_and_takes_no_more() {
+    let rig = Rig::start(RuntimeKind::Process).await;
+    let go = rig.state.path().join("go");
+    let lease =
+        rig.grant(shell(&format!("echo ready; while [ ! -e {} ]; do sleep 0.05; done", go.display())));
+    rig.said(lease, "ready").await;
+    rig.shutdown.cancel();
+    rig.fake.until("the drain to be told", |book| book.draining.then_some(())).await;
+    rig.grant(shell("true"));
+    std::fs::write(&go, "").unwrap();
+    let fake = rig.fake.clone();
+    rig.stop().await.unwrap();
+    let book = fake.book();
+    assert_eq!(book.reports.len(), 1);
+    assert_eq!(book.reports[0].1.outcome, Outcome::Succeeded);
+    assert_eq!(book.queue.len(), 1);
+}
+
+#[tokio::test]
+async fn what_outlives_the_drain_is_given_back_without_using_up_an_attempt() {
+    let rig = Rig::with(RuntimeKind::Process, Duration::from_secs(30), |settings| {
+        settings.drain_timeout = Duration::from_millis(100);
+    })
+    .await;
+    let lease = rig.grant(shell("echo ready; sleep 60"));
+    rig.said(lease, "ready").await;
+    let fake = rig.fake.clone();
+    rig.stop().await.unwrap();
+    let outcome = fake.report_of(lease).await.outcome;
+    assert_eq!(outcome, Outcome::RuntimeError { reason: "the node was shut down".into() });
+}
+
+#[tokio::test]
+async fn input_artifacts_and_dependencies_are_there_before_the_start() {
+    let rig = Rig::start(RuntimeKind::Process).await;
+    let mut builder = tar::Builder::new(Vec::new());
+    let mut header = tar::Header::new_gnu();
+    header.set_size(5);
+    header.set_mode(0o644);
+    builder.append_data(&mut header, "dir/a b\nc", &b"inner"[..]).unwrap();
+    let archive = rig.fake.store("src.tar", builder.into_inner().unwrap(), None);
+    let plain = rig.fake.store("plain", "plain", None);
+    let upstream = rig.fake.store("kept", "from upstream", Some(TaskId::new()));
+    rig.fake.change(|book| {
+        book.dependencies = Some(Dependencies {
+            tasks: vec![Dependency {
+                id: TaskId::new(),
+                key: Some("first".into()),
+                name: "first".into(),
+                state: State::Succeeded,
+                reason: None,
+                result: Some(json!({"n": 1})),
+                artifacts: vec![upstream.clone()],
+            }],
+        });
+    });
+    let mut task = shell(&format!(
+        "cat \"$ORCA_FILES\"/src/dir/*; echo; cat \"$ORCA_FILES/plain\"; echo; cat \"$ORCA_DEPENDENCIES\"; echo; \
+         \"$ORCA_AGENT\" get {}",
+        upstream.id
+    ));
+    task.artifacts = vec![
+        InputArtifact { id: archive.id, name: "src".into(), unpack: true },
+        InputArtifact { id: plain.id, name: "plain".into(), unpack: false },
+    ];
+    let lease = rig.grant_with(task, |grant| grant.has_dependencies = true);
+    assert_eq!(rig.fake.report_of(lease).await.outcome, Outcome::Succeeded);
+    let log: Vec<_> = rig.fake.book().logs[&lease].iter().map(|line| line.text.clone()).collect();
+    assert_eq!(&log[..2], ["inner", "plain"]);
+    let seen: Dependencies = serde_json::from_str(&log[2]).unwrap();
+    assert_eq!(seen.tasks[0].result, Some(json!({"n": 1})));
+    rig.stop().await.unwrap();
+}
+
+#[tokio::test]
+async fn an_artifact_that_is_not_what_was_stored_is_never_shown() {
+    let rig = Rig::start(RuntimeKind::Process).await;
+    let artifact = rig.fake.store("input", "right", None);
+    rig.fake.change(|book| book.artifacts.get_mut(&artifact.id).unwrap().1 = "wrong".into());
+    let mut task = shell("true");
+    task.artifacts = vec![InputArtifact { id: artifact.id, name: "input".into(), unpack: false }];
+    let lease = rig.grant(task);
+    let outcome = rig.fake.report_of(lease).await.outcome;
+    assert!(
+        matches!(&outcome, Outcome::RuntimeError { reason } if reason.contains("SHA-256")),
+        "{outcome:?}"
+    );
+    rig.stop().await.unwrap();
+}
+
+#[tokio::test]
+async fn an_absent_or_hostile_artifact_is_rejected_for_good() {
+    let rig = Rig::start(RuntimeKind::Process).await;
+    let rubbish = rig.fake.store("rubbish", vec![7_u8; 2_048], None);
+    let mut task = shell("true");
+    task.artifacts = vec![InputArtifact { id: rubbish.id, name: "x".into(), unpack: true }];
+    let hostile = rig.grant(task.clone());
+    task.artifacts[0].id = orca_proto::ids::ArtifactId::new();
+    let absent = rig.grant(task);
+    for lease in [hostile, absent] {
+        let outcome = rig.fake.report_of(lease).await.outcome;
+        assert!(matches!(outcome, Outcome::Rejected { .. }), "{outcome:?}");
+    }
+    rig.stop().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_planner_returns_a_plan_and_a_plan_that_is_refused_is_a_failure_with_the_reason() {
+    let rig =
+        Rig::with(RuntimeKind::Process, Duration::from_secs(30), |settings| settings.role = Role::Plan).await;
+    let planner = |script: &str| {
+        let mut task = shell(script);
+        task.role = Role::Plan;
+        rig.grant_with(task, |grant| grant.step = Some(Step::Plan))
+    };
+    let plan = r#""$ORCA_AGENT" plan '{"tasks": [{"key": "a", "container": {"image": "i"}}]}'"#;
+    let report = rig.fake.report_of(planner(plan)).await;
+    assert_eq!(report.outcome, Outcome::Succeeded);
+    assert_eq!(report.plan.unwrap().tasks[0].key.as_deref(), Some("a"));
+
+    let cyclic =
+        r#""$ORCA_AGENT" plan '{"tasks": [{"key": "a", "container": {"image": "i"}, "depends_on": ["a"]}]}'"#;
+    let outcome = rig.fake.report_of(planner(cyclic)).await.outcome;
+    assert!(matches!(outcome, Outcome::Failed { exit_code: 1.., .. }), "{outcome:?}");
+
+    let outcome = rig.fake.report_of(planner("true")).await.outcome;
+    assert!(matches!(outcome, Outcome::Failed { exit_code: 0, reason: Some(_) }), "{outcome:?}");
+
+    rig.fake.change(|book| book.refuse_report = Some(Kind::PlanInvalid));
+    let outcome = rig.fake.report_of(planner(plan)).await.outcome;
+    let refused = matches!(&outcome, Outcome::Failed { exit_code: 0, reason: Some(why) } if why.contains("plan was refused"));
+    assert!(refused, "{outcome:?}");
+    rig.stop().await.unwrap();
+}
+
+#[tokio::test]
+async fn the_node_s_own_environment_does_not_reach_a_task() {
+    let rig = Rig::start(RuntimeKind::Process).await;
+    let lease = rig.grant(shell("env; echo done"));
+    rig.said(lease, "done").await;
+    let leaked = rig.fake.book().logs[&lease].iter().any(|line| line.text.starts_with("CARGO"));
+    assert!(!leaked);
+    rig.fake.report_of(lease).await;
+    rig.stop().await.unwrap();
+}
