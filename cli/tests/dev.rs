@@ -2,6 +2,8 @@
 //!
 //! Needs the static agent: `ORCA_AGENT_BINARY`, which `cargo xtask test` sets.
 
+#![expect(clippy::unwrap_used, clippy::expect_used, reason = "a test ends where its support fails")]
+
 #[expect(dead_code, reason = "shared with other tests, which use other parts")]
 mod support;
 

@@ -1,5 +1,6 @@
 //! `orca ls`: tasks, newest first.
 
+use comfy_table::Cell;
 use jiff::Timestamp;
 use orca_proto::client::Client;
 use orca_proto::ids::TaskId;
@@ -10,7 +11,7 @@ use orca_proto::task::{State, TaskFilter, TaskSummary};
 
 use crate::error::{Exit, Failure};
 use crate::output::table::{self, Rows, text};
-use crate::output::{Output, task, time};
+use crate::output::{Output, escape, task, time};
 
 /// List tasks, newest first
 ///
@@ -85,19 +86,29 @@ impl ListArgs {
     }
 }
 
+const COLUMNS: [&str; 7] = ["ID", "NAME", "STATE", "QUEUE", "ATTEMPT", "AGE", "NOTE"];
+
 fn print(page: &Page<TaskSummary>, output: Output) -> Result<(), Failure> {
     let now = Timestamp::now();
-    let mut rows = Rows::new(output, &["ID", "NAME", "STATE", "QUEUE", "ATTEMPT", "AGE", "NOTE"]);
-    for summary in &page.items {
-        rows.add(vec![
+    let columns = |summary: &TaskSummary| {
+        vec![
             text(summary.id.to_string()),
             text(&summary.name),
             table::state(output, summary.state),
             text(&summary.queue),
             text(format!("{}/{}", summary.attempt, summary.max_attempts)),
             text(time::coarse(time::between(summary.created_at, now))),
-            text(task::note(summary)),
-        ]);
+        ]
+    };
+    // Laid out once without the notes, to see what is left for them.
+    let mut bare = Rows::new(output, &COLUMNS);
+    page.items.iter().for_each(|summary| bare.add(columns(summary)));
+    let room = bare.room();
+    let mut rows = Rows::new(output, &COLUMNS);
+    for summary in &page.items {
+        let mut cells = columns(summary);
+        cells.push(Cell::new(table::cut(&escape::line(&task::note(summary)), room)));
+        rows.add(cells);
     }
     rows.print("no tasks")?;
     if page.next.is_some() {

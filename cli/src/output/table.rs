@@ -7,6 +7,9 @@ use orca_proto::task::State;
 use super::{Output, Style, escape, style_of};
 use crate::error::Failure;
 
+/// A column is never cut to less than this.
+const NARROWEST: usize = 16;
+
 /// A table under construction. All text is escaped here.
 pub(crate) struct Rows {
     table: Table,
@@ -15,14 +18,11 @@ pub(crate) struct Rows {
 }
 
 impl Rows {
-    /// An empty table with these columns.
+    /// An empty table with these columns. Nothing in it is wrapped: ids must stay whole to be copied.
     pub(crate) fn new(output: Output, columns: &[&str]) -> Self {
         let mut table = Table::new();
-        if output.is_terminal() {
-            table.load_style(UTF8_HORIZONTAL_ONLY).set_content_arrangement(ContentArrangement::Dynamic);
-        } else {
-            table.load_style(NOTHING).set_content_arrangement(ContentArrangement::Disabled);
-        }
+        table.load_style(if output.is_terminal() { UTF8_HORIZONTAL_ONLY } else { NOTHING });
+        table.set_content_arrangement(ContentArrangement::Disabled);
         if output.is_coloured() {
             table.enforce_styling();
         }
@@ -41,12 +41,33 @@ impl Rows {
     }
 
     /// Writes the table, or `nothing` to standard error when it is empty.
-    pub(crate) fn print(self, nothing: &str) -> Result<(), Failure> {
+    pub(crate) fn print(mut self, nothing: &str) -> Result<(), Failure> {
         if self.count == 0 {
             self.output.remark(nothing);
             return Ok(());
         }
+        for column in self.table.column_iter_mut() {
+            column.set_padding((0, 2));
+        }
         self.output.line(&self.table.trim_fmt())
+    }
+
+    /// How many characters fit on a line beside the columns so far; `None` where lines have no end.
+    pub(crate) fn room(&self) -> Option<usize> {
+        let width = usize::from(self.table.width().filter(|width| *width > 0)?);
+        let used: usize =
+            self.table.column_max_content_widths().iter().map(|used| usize::from(*used) + 2).sum();
+        Some(width.saturating_sub(used).max(NARROWEST))
+    }
+}
+
+/// `content` cut to `room` characters.
+pub(crate) fn cut(content: &str, room: Option<usize>) -> String {
+    match room {
+        Some(room) if content.chars().count() > room => {
+            content.chars().take(room.saturating_sub(1)).chain(['…']).collect()
+        }
+        _ => content.to_owned(),
     }
 }
 
@@ -71,5 +92,17 @@ fn paint(cell: Cell, style: Style) -> Cell {
         Style::Busy => cell.fg(Color::Cyan),
         Style::Faint => cell.add_attribute(Attribute::Dim),
         Style::Strong => cell.add_attribute(Attribute::Bold),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn text_is_cut_only_where_lines_have_an_end() {
+        assert_eq!(cut("naïve text", Some(6)), "naïve…");
+        assert_eq!(cut("short", Some(16)), "short");
+        assert_eq!(cut("a very long text", None), "a very long text");
     }
 }

@@ -1,5 +1,7 @@
 //! A coordinator of canned answers, and a way to run the built `orca` against it with nothing of the machine's own.
 
+#![expect(clippy::unwrap_used, reason = "a test ends where its support fails")]
+
 use std::collections::VecDeque;
 use std::ffi::OsStr;
 use std::io::{BufRead, BufReader, Read, Write};
@@ -21,6 +23,9 @@ pub(crate) struct Seen {
     pub(crate) headers: String,
     pub(crate) body: Vec<u8>,
 }
+
+/// The beginnings of request lines, and what is left to answer to each.
+type Routes = Mutex<Vec<(&'static str, VecDeque<Canned>)>>;
 
 /// Answers each route with its canned answers in turn, the last one again and again.
 pub(crate) struct Fake {
@@ -64,7 +69,7 @@ impl Fake {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
         let seen = Arc::new(Mutex::new(Vec::new()));
-        let routes: Arc<Mutex<Vec<(&str, VecDeque<Canned>)>>> =
+        let routes: Arc<Routes> =
             Arc::new(Mutex::new(routes.into_iter().map(|(line, answers)| (line, answers.into())).collect()));
         let record = Arc::clone(&seen);
         std::thread::spawn(move || {
@@ -95,11 +100,7 @@ pub(crate) fn until(condition: impl Fn() -> bool, what: &str) {
     }
 }
 
-fn serve(
-    mut stream: TcpStream,
-    routes: &Mutex<Vec<(&'static str, VecDeque<Canned>)>>,
-    record: &Mutex<Vec<Seen>>,
-) {
+fn serve(mut stream: TcpStream, routes: &Routes, record: &Mutex<Vec<Seen>>) {
     let mut reader = BufReader::new(stream.try_clone().unwrap());
     while let Some(seen) = read_request(&mut reader) {
         let line = seen.line.clone();
