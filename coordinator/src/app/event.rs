@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use orca_proto::event::Event;
 use orca_proto::ids::TaskId;
+use tokio::time::Instant;
 
 use super::{App, Error, Principal};
 use crate::db::event;
@@ -14,6 +15,8 @@ use crate::db::event;
 const PAGE: u32 = 1_000;
 /// How often a follower looks, should a signal be lost or come from another coordinator.
 const POLL: Duration = Duration::from_secs(1);
+/// How long older transactions are waited for.
+const SETTLE: Duration = Duration::from_secs(1);
 
 /// A place in the stream of events: after which transaction, and where in it. Travels as `xid-seq`; opaque to clients.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
@@ -65,11 +68,21 @@ impl App {
 
     /// The place after everything that readers can see now.
     ///
+    /// What has been committed may be hidden for a moment behind an older transaction that is still under way. That is
+    /// waited for, a little: so what was acknowledged before hardly ever comes after this place. Nothing that is
+    /// committed later comes before it.
+    ///
     /// # Errors
     /// [`Error::Database`].
     pub async fn events_head(&self) -> Result<EventCursor, Error> {
         let mut connection = self.0.pool.acquire().await?;
-        Ok(EventCursor { xid: event::head(&mut connection).await?, seq: i64::MAX })
+        let (mut whole, ended) = event::head(&mut connection).await?;
+        let until = Instant::now() + SETTLE;
+        while whole < ended && Instant::now() < until {
+            tokio::time::sleep(SETTLE / 50).await;
+            whole = event::head(&mut connection).await?.0;
+        }
+        Ok(EventCursor { xid: whole, seq: i64::MAX })
     }
 
     /// Resolves when new events may be there, at the latest after a second.

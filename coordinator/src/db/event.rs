@@ -105,11 +105,15 @@ pub(crate) async fn after(
     rows.into_iter().map(event).collect()
 }
 
-/// The newest transaction whose events readers can see whole.
-pub(crate) async fn head(connection: &mut PgConnection) -> sqlx::Result<i64> {
-    sqlx::query_scalar!(r#"SELECT pg_snapshot_xmin(pg_current_snapshot())::text::bigint - 1 AS "xid!""#)
-        .fetch_one(connection)
-        .await
+/// The newest transaction whose events readers can see whole, and the newest that has ended at all.
+pub(crate) async fn head(connection: &mut PgConnection) -> sqlx::Result<(i64, i64)> {
+    let head = sqlx::query!(
+        r#"SELECT pg_snapshot_xmin(now)::text::bigint - 1 AS "whole!", pg_snapshot_xmax(now)::text::bigint - 1 AS "ended!"
+           FROM pg_current_snapshot() AS now"#
+    )
+    .fetch_one(connection)
+    .await?;
+    Ok((head.whole, head.ended))
 }
 
 fn event(row: Row) -> sqlx::Result<Event> {
