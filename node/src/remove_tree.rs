@@ -40,10 +40,14 @@ pub(crate) fn remove_tree(path: &Path) -> io::Result<()> {
             }
         }
         if empty {
-            break;
+            match rustix::fs::rmdir(path) {
+                Ok(()) | Err(Errno::NOENT) => return Ok(()),
+                // Something was written meanwhile, or was passed over while the directory changed.
+                Err(Errno::NOTEMPTY | Errno::EXIST) => {}
+                Err(error) => return Err(error.into()),
+            }
         }
     }
-    fs::remove_dir(path)
 }
 
 /// Empties the directory `name` of `root` by moving its own directories up to `root`, then removes it.

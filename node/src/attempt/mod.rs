@@ -44,13 +44,15 @@ impl From<Fault> for Interrupted {
 pub(crate) async fn run(node: &Arc<Node>, grant: Grant, lease: Arc<HeldLease>) {
     tracing::info!(image = %grant.spec.container.image, "begins");
     let name = container_name(&grant);
+    let making = prepare::make_directories(node, &grant, &lease);
     let prepared = tokio::select! {
-        prepared = prepare::prepare(node, &grant, &lease) => prepared,
+        prepared = prepare::prepare(node, &grant, &lease, making.clone()) => prepared,
         stop = stopped(node, &lease) => Err(Interrupted::Stopped(stop)),
     };
     let prepared = match prepared {
         Ok(prepared) => prepared,
         Err(interrupted) => {
+            let _made_or_not = making.await;
             return settle::unstarted(node, &lease, interrupted).await;
         }
     };

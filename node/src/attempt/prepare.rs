@@ -4,7 +4,8 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
-use futures_util::future::try_join_all;
+use futures_util::FutureExt;
+use futures_util::future::{BoxFuture, Shared, try_join_all};
 use orca_proto::agent::Brief;
 use orca_proto::attempt::Dependencies;
 use orca_proto::duration::Span;
@@ -32,21 +33,36 @@ pub(super) struct Prepared {
     pub(super) _inputs: Vec<InUse>,
 }
 
+/// Directories in the making. Goes on when nobody waits, so whoever removes them waits for it first.
+pub(super) type Making = Shared<BoxFuture<'static, Result<Token, String>>>;
+
+/// Begins to make the attempt's directories; answers the socket's token once they are there.
+pub(super) fn make_directories(node: &Node, grant: &Grant, lease: &HeldLease) -> Making {
+    let directory = Directory::of(&node.state, lease.lease);
+    let (grant, name) = (grant.clone(), super::container_name(grant));
+    let mounted = node.settings.runtime.kind == RuntimeKind::Docker;
+    let making = tokio::task::spawn_blocking(move || {
+        let token = Token::generate()?;
+        directory.create(&grant, &name, token.expose(), mounted)?;
+        Ok(token)
+    });
+    let made = making.map(|made| match made {
+        Ok(made) => made.map_err(|error: std::io::Error| error.to_string()),
+        Err(error) => Err(error.to_string()),
+    });
+    made.boxed().shared()
+}
+
 /// Prepares an attempt.
 pub(super) async fn prepare(
     node: &Arc<Node>,
     grant: &Grant,
     lease: &Arc<HeldLease>,
+    making: Making,
 ) -> Result<Prepared, Interrupted> {
     let directory = Directory::of(&node.state, lease.lease);
-    let token = Token::generate().map_err(here)?;
     let name = super::container_name(grant);
-    let made = async {
-        let (directory, grant, name, token) = (directory.clone(), grant.clone(), name.clone(), token.clone());
-        let mounted = node.settings.runtime.kind == RuntimeKind::Docker;
-        let make = move || directory.create(&grant, &name, token.expose(), mounted);
-        tokio::task::spawn_blocking(make).await.map_err(here)?.map_err(here)
-    };
+    let made = async { making.await.map_err(here) };
     let image = async { node.runtime.image(&grant.spec.container).await.map_err(Interrupted::from) };
     let inputs = async {
         let fetches = grant.spec.artifacts.iter().map(|input| node.files.fetch(&node.client, input));
@@ -63,7 +79,7 @@ pub(super) async fn prepare(
             })
         })
     };
-    let ((), image, inputs, dependencies) = tokio::try_join!(made, image, inputs, dependencies)?;
+    let (token, image, inputs, dependencies) = tokio::try_join!(made, image, inputs, dependencies)?;
 
     let brief = brief(node, grant, &image)?;
     let readable = readable(grant, dependencies.as_ref());

@@ -58,12 +58,12 @@ struct Index {
 }
 
 /// The cache.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Files {
     dir: PathBuf,
     capacity: u64,
     index: Arc<Mutex<Index>>,
-    known: Mutex<HashMap<ArtifactId, Artifact>>,
+    known: Arc<Mutex<HashMap<ArtifactId, Artifact>>>,
 }
 
 /// Keeps a file or directory of the cache in place for as long as this lives.
@@ -90,7 +90,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 impl Files {
     /// A cache in `dir` of about `capacity` bytes. What is in use is never removed.
     pub(crate) fn new(dir: PathBuf, capacity: u64) -> Self {
-        Self { dir, capacity, index: Arc::default(), known: Mutex::default() }
+        Self { dir, capacity, index: Arc::default(), known: Arc::default() }
     }
 
     /// Fetches what `input` names, unless it is there already.
@@ -112,17 +112,26 @@ impl Files {
         };
         // From here on a drop of `in_use` gives the use back.
         let in_use = InUse { path, key, index: Arc::clone(&self.index) };
-        let mut ready = ready.lock().await;
-        if !*ready {
-            self.obtain(client, input, &artifact, &in_use.path).await?;
-            *ready = true;
-            if let Some(kept) = lock(&self.index).kept.get_mut(&in_use.key) {
-                kept.bytes = artifact.size;
+        // A task of its own: an attempt that ends meanwhile must not leave half of it behind, nor half a rename.
+        let (files, client, input) = (self.clone(), client.clone(), input.clone());
+        let name = input.name.clone();
+        let fetching = tokio::spawn(async move {
+            let mut ready = ready.lock_owned().await;
+            if !*ready {
+                files.obtain(&client, &input, &artifact, &in_use.path).await?;
+                *ready = true;
+                if let Some(kept) = lock(&files.index).kept.get_mut(&in_use.key) {
+                    kept.bytes = artifact.size;
+                }
+                drop(ready);
+                files.shrink();
             }
-            drop(ready);
-            self.shrink();
+            Ok(in_use)
+        });
+        match fetching.await {
+            Ok(fetched) => fetched,
+            Err(error) => Err(FilesError::Failed { name, why: error.to_string() }),
         }
-        Ok(in_use)
     }
 
     async fn describe(&self, client: &Client, input: &InputArtifact) -> Result<Artifact, FilesError> {

@@ -3,6 +3,13 @@
 //! `ORCA_AGENT_BINARY` names the static agent (`cargo xtask test` sets it); without it these tests fail. Those of
 //! [`docker`] need a Docker engine.
 
+#![expect(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test and what it is built of fail by panicking"
+)]
+
 mod docker;
 mod fake;
 mod process;

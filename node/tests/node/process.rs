@@ -227,6 +227,7 @@ async fn input_artifacts_and_dependencies_are_there_before_the_start() {
     assert_eq!(&log[..2], ["inner", "plain"]);
     let seen: Dependencies = serde_json::from_str(&log[2]).unwrap();
     assert_eq!(seen.tasks[0].result, Some(json!({"n": 1})));
+    assert_eq!(log[3], "from upstream");
     rig.stop().await.unwrap();
 }
 
