@@ -1,0 +1,74 @@
+//! The stream of events: complete, in order, and never past one that commits late.
+
+use orca_proto::event::EventKind;
+use orca_proto::task::State;
+use orca_proto::token::Access;
+use serde_json::json;
+
+use super::support::{SOON, TestApp, principal, task};
+
+#[tokio::test]
+async fn a_reader_never_passes_an_event_whose_transaction_commits_late() {
+    let test = TestApp::start().await;
+    test.stop().await;
+    let start = test.app.events_head().await.unwrap();
+    let mut late = test.connection().await;
+    let insert = "INSERT INTO orca.events (namespace, task, kind) \
+                  VALUES ('default', gen_random_uuid(), 'orca.task.cancel_requested')";
+    sqlx::raw_sql("BEGIN").execute(&mut late).await.unwrap();
+    sqlx::query(insert).execute(&mut late).await.unwrap();
+    test.enqueue(task("a")).await;
+    let operator = test.operator();
+    let seen = test.app.events_after(&operator, Some(&start), None, 100).await.unwrap();
+    assert!(seen.is_empty(), "an event was shown while an older one was still under way: {seen:?}");
+    sqlx::raw_sql("COMMIT").execute(&mut late).await.unwrap();
+    let both = async {
+        loop {
+            let seen = test.app.events_after(&operator, Some(&start), None, 100).await.unwrap();
+            if seen.len() == 2 {
+                return seen;
+            }
+            test.app.events_changed().await;
+        }
+    };
+    let seen = tokio::time::timeout(SOON, both).await.unwrap();
+    assert_eq!(seen[0].kind, EventKind::CancelRequested);
+    assert_eq!(seen[1].data.state, Some(State::Ready));
+}
+
+#[tokio::test]
+async fn every_state_and_attempt_of_a_task_is_told_in_order_and_only_to_its_namespace() {
+    let test = TestApp::start().await;
+    let mut spec = task("a");
+    spec.retry.max_attempts = 2;
+    spec.retry.backoff.initial = orca_proto::duration::Span::millis(0);
+    let id = test.enqueue(spec).await;
+    let node = test.worker("w").await;
+    let grant = node.claim_one().await;
+    node.fail(&grant).await;
+    let grant = node.claim_one().await;
+    node.succeed(&grant, json!(1)).await;
+    let told = async {
+        loop {
+            let seen = test.app.events_after(&test.operator(), None, Some(id), 100).await.unwrap();
+            if seen.iter().any(|event| event.data.state == Some(State::Succeeded)) {
+                return seen;
+            }
+            test.app.events_changed().await;
+        }
+    };
+    let seen = tokio::time::timeout(SOON, told).await.unwrap();
+    let states: Vec<State> = seen.iter().filter_map(|event| event.data.state).collect();
+    assert_eq!(states, [State::Ready, State::Running, State::Ready, State::Running, State::Succeeded]);
+    let ends: Vec<&str> =
+        seen.iter().filter_map(|event| event.data.outcome.as_ref()).map(|outcome| outcome.name()).collect();
+    assert_eq!(ends, ["failed", "succeeded"]);
+    assert!(seen.windows(2).all(|pair| pair[0].time <= pair[1].time));
+    let stranger = principal("other", "ann", Access::Operator);
+    assert!(test.app.events_after(&stranger, None, None, 100).await.unwrap().is_empty());
+    // From any event's id the stream goes on after it.
+    let place = seen[2].id.parse().unwrap();
+    let rest = test.app.events_after(&test.operator(), Some(&place), Some(id), 100).await.unwrap();
+    assert_eq!(rest, seen[3..]);
+    test.stop().await;
+}

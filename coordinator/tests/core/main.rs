@@ -1,0 +1,13 @@
+//! The application on a real Postgres: what design section 4 promises, one behaviour per file.
+
+mod attempts;
+mod cancel;
+mod claims;
+mod events;
+mod goals;
+mod graph;
+mod idempotency;
+mod large;
+mod nodes;
+mod retention;
+mod support;

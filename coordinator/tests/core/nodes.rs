@@ -1,0 +1,103 @@
+//! Nodes: registration, replacement, and coordinators that come and go.
+
+use std::time::Duration;
+
+use orca_proto::ids::InstanceId;
+use orca_proto::node::{ClaimRequest, NodeState, Registration, RenewRequest};
+use orca_proto::problem::Kind;
+use orca_proto::task::{Outcome, State};
+use orca_proto::token::Access;
+use serde_json::json;
+
+use super::support::{LEASE, TestApp, kind, lease, principal, registration, task};
+
+#[tokio::test]
+async fn a_new_instance_ends_the_old_ones_leases_at_once_and_the_old_one_must_stop() {
+    let test = TestApp::start().await;
+    let mut spec = task("a");
+    spec.retry.max_attempts = 2;
+    spec.retry.backoff.initial = orca_proto::duration::Span::millis(0);
+    let id = test.enqueue(spec).await;
+    let old = test.worker("w").await;
+    let grant = old.claim_one().await;
+    old.start(&grant).await;
+    let new = test.worker("w").await;
+    assert_eq!(new.id, old.id);
+    assert_eq!(test.task(id).await.attempts[0].outcome, Some(Outcome::Lost));
+    let again = new.claim_one().await;
+    assert_eq!((again.task, again.attempt), (id, 2));
+    let claim = ClaimRequest { instance: old.instance, slots: 1, wait: Default::default(), queues: vec![] };
+    assert_eq!(kind(test.app.node_claim(&old.who, old.id, claim).await), Kind::Conflict);
+    let renew = RenewRequest {
+        instance: old.instance,
+        leases: vec![lease(&grant)],
+        cancelling: vec![],
+        wait: Default::default(),
+        draining: false,
+    };
+    assert_eq!(kind(test.app.node_renew(&old.who, old.id, renew).await), Kind::Conflict);
+    test.stop().await;
+}
+
+#[tokio::test]
+async fn a_name_belongs_to_the_credential_that_registered_it_and_the_role_to_the_token() {
+    let test = TestApp::start().await;
+    let node = test.worker("w").await;
+    let thief = principal("default", "somebody-else", Access::Worker);
+    let theft = registration("w", Access::Worker, InstanceId::new());
+    assert_eq!(kind(test.app.node_register(&thief, theft).await), Kind::Forbidden);
+    let claim = ClaimRequest { instance: node.instance, slots: 1, wait: Default::default(), queues: vec![] };
+    assert_eq!(kind(test.app.node_claim(&thief, node.id, claim).await), Kind::Forbidden);
+    let wrong_role = registration("x", Access::Planner, InstanceId::new());
+    assert_eq!(kind(test.app.node_register(&thief, wrong_role).await), Kind::Forbidden);
+    for bad in [
+        Registration { name: "a b".into(), ..registration("x", Access::Worker, InstanceId::new()) },
+        Registration { slots: 0, ..registration("x", Access::Worker, InstanceId::new()) },
+        Registration { runtime: "a\0".into(), ..registration("x", Access::Worker, InstanceId::new()) },
+    ] {
+        assert_eq!(kind(test.app.node_register(&thief, bad).await), Kind::Validation);
+    }
+    test.stop().await;
+}
+
+#[tokio::test]
+async fn operators_see_nodes_ready_draining_and_gone() {
+    let test = TestApp::start().await;
+    let node = test.worker("w").await;
+    let state = async || test.app.node_get(&test.operator(), node.id).await.unwrap().state;
+    assert_eq!(state().await, NodeState::Ready);
+    let renew = RenewRequest {
+        instance: node.instance,
+        leases: vec![],
+        cancelling: vec![],
+        wait: Default::default(),
+        draining: true,
+    };
+    test.app.node_renew(&node.who, node.id, renew).await.unwrap();
+    assert_eq!(state().await, NodeState::Draining);
+    test.clock.advance(LEASE + Duration::from_secs(1));
+    assert_eq!(state().await, NodeState::Gone);
+    let stranger = principal("other", "ann", Access::Operator);
+    assert_eq!(kind(test.app.node_get(&stranger, node.id).await), Kind::NotFound);
+    let stats = test.app.queue_stats().await.unwrap();
+    assert_eq!(stats.nodes, vec![(orca_proto::spec::Role::Work, NodeState::Gone, 1)]);
+    test.stop().await;
+}
+
+#[tokio::test]
+async fn a_restarted_coordinator_knows_everything_and_running_attempts_go_on() {
+    let mut test = TestApp::start().await;
+    let (running, waiting) = (test.enqueue(task("a")).await, test.enqueue(task("b")).await);
+    let mut node = test.worker("w").await;
+    let grant = node.claim_one().await;
+    test.restart().await;
+    node.app = test.app.clone();
+    assert!(node.renew(&[lease(&grant)], Duration::ZERO).await.lost.is_empty());
+    assert_eq!(node.succeed(&grant, json!(1)).await, State::Succeeded);
+    let grant = node.claim_one().await;
+    assert_eq!(grant.task, waiting);
+    node.succeed(&grant, json!(2)).await;
+    assert_eq!(test.task(running).await.result, Some(json!(1)));
+    test.app.database_ready().await.unwrap();
+    test.stop().await;
+}

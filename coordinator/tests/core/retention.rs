@@ -1,0 +1,79 @@
+//! Forgetting: whole trees after their time, never one that is still open, and their bytes with them.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use orca_proto::problem::Kind;
+use orca_proto::spec::{InputArtifact, NewTask};
+use orca_proto::task::State;
+use serde_json::json;
+
+use super::support::{RETENTION, TestApp, goal, kind, lease, task};
+
+const HOUR: Duration = Duration::from_secs(3_600);
+
+fn content(text: &'static str) -> impl futures_util::Stream<Item = std::io::Result<Bytes>> + Send {
+    futures_util::stream::iter([Ok(Bytes::from_static(text.as_bytes()))])
+}
+
+async fn rows(test: &TestApp) -> i64 {
+    let mut connection = test.connection().await;
+    sqlx::query_scalar(
+        "SELECT (SELECT count(*) FROM orca.tasks) + (SELECT count(*) FROM orca.attempts) \
+         + (SELECT count(*) FROM orca.log_lines) + (SELECT count(*) FROM orca.dependencies) \
+         + (SELECT count(*) FROM orca.artifacts) + (SELECT count(*) FROM orca.events) \
+         + (SELECT count(*) FROM orca.idempotency_keys) + (SELECT count(*) FROM orca.inputs)",
+    )
+    .fetch_one(&mut connection)
+    .await
+    .unwrap()
+}
+
+#[tokio::test]
+async fn a_tree_is_forgotten_whole_with_its_files_once_it_ended_long_ago() {
+    let test = TestApp::start().await;
+    let upload = test.app.artifact_store(&test.operator(), "in", None, content("input")).await.unwrap();
+    let mut spec = goal("g");
+    spec.artifacts = vec![InputArtifact { id: upload.id, name: "in".into(), unpack: false }];
+    let id = test.enqueue(spec).await;
+    let (planner, worker) = (test.planner("p").await, test.worker("w").await);
+    let grant = planner.claim_one().await;
+    planner.plan(&grant, vec![task("a")]).await.unwrap();
+    let part = worker.claim_one().await;
+    let kept = test.app.artifact_store(&worker.who, "out", Some(lease(&part)), content("out")).await.unwrap();
+    worker.succeed(&part, json!(1)).await;
+    let finish = planner.claim_one().await;
+    planner.succeed(&finish, json!(2)).await;
+    test.reconcile().await;
+    assert_eq!(test.state(id).await, State::Succeeded);
+
+    test.advance(RETENTION - HOUR).await;
+    assert_eq!(test.state(id).await, State::Succeeded);
+    test.advance(HOUR * 2).await;
+    assert_eq!(kind(test.app.task_get(&test.operator(), id).await), Kind::NotFound);
+    assert_eq!(kind(test.app.artifact_get(&test.operator(), kept.id).await), Kind::NotFound);
+    assert_eq!(kind(test.app.artifact_get(&test.operator(), upload.id).await), Kind::NotFound);
+    assert_eq!(rows(&test).await, 0);
+    assert_eq!(test.files(), 2);
+    test.advance(HOUR * 2).await;
+    assert_eq!(test.files(), 0);
+    test.stop().await;
+}
+
+#[tokio::test]
+async fn what_is_open_or_still_used_stays_however_old() {
+    let test = TestApp::start().await;
+    let used = test.app.artifact_store(&test.operator(), "in", None, content("same")).await.unwrap();
+    let unused = test.app.artifact_store(&test.operator(), "in", None, content("same")).await.unwrap();
+    let artifacts = vec![InputArtifact { id: used.id, name: "in".into(), unpack: false }];
+    let id = test.enqueue(NewTask { artifacts, ..task("a") }).await;
+    test.advance(RETENTION * 2).await;
+    test.advance(HOUR * 2).await;
+    assert_eq!(test.state(id).await, State::Ready);
+    assert_eq!(kind(test.app.artifact_get(&test.operator(), unused.id).await), Kind::NotFound);
+    let (_, mut file) = test.app.artifact_open(&test.operator(), used.id).await.unwrap();
+    let mut text = String::new();
+    tokio::io::AsyncReadExt::read_to_string(&mut file, &mut text).await.unwrap();
+    assert_eq!(text, "same");
+    test.stop().await;
+}
