@@ -178,7 +178,9 @@ async fn a_plan_of_100_001_tasks_is_refused_whole_and_fails_its_goal() {
             for (i = 0; i < 100001; i++) printf "%s{\"container\":{\"image\":\"x\"}}", i ? "," : ""
             print "]}"
         }' > "$ORCA_PLAN""#;
-        let id = system.enqueue(&tasks::goal("goal", script, Value::Null)).await;
+        let mut goal = tasks::goal("goal", script, Value::Null);
+        goal.resources = orca_proto::spec::Resources::default();
+        let id = system.enqueue(&goal).await;
         let done = system.ended(id, Duration::from_secs(60)).await;
         assert_eq!(done.summary.state, State::Failed);
         let reason = done.summary.reason.unwrap();
