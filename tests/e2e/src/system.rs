@@ -22,8 +22,8 @@ use crate::database::Database;
 use crate::watch::eventually;
 use crate::{engine, settings};
 
-/// What the parts log.
-const LOG: &str = "info,orca_coordinator=debug,orca_node=debug";
+/// What the parts log: everything but the requests, of which watching makes many.
+const LOG: &str = "info,orca_coordinator=debug,orca_coordinator::api::pipeline=warn,orca_node=debug";
 /// How long nodes may take to drain when a test is over: nothing should be running then.
 const DRAIN: Duration = Duration::from_secs(20);
 /// How long the coordinator may take to end.
@@ -330,7 +330,7 @@ fn issue(key: &SigningKey, subject: &str, access: Access, namespace: &str) -> St
 
 fn environment<const N: usize>(variables: [(&str, OsString); N]) -> Vec<(String, OsString)> {
     let own = variables.into_iter().map(|(key, value)| (key.to_owned(), value));
-    own.chain([("ORCA_LOG".to_owned(), LOG.into())]).collect()
+    own.chain([("ORCA_LOG".to_owned(), LOG.into()), ("NO_COLOR".to_owned(), "1".into())]).collect()
 }
 
 /// Writes a file that only its owner can read.

@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use orca_e2e::{Shape, scenario, settings, survey, tasks};
-use orca_proto::spec::{InputArtifact, OnChildFailure, Role};
+use orca_proto::duration::Span;
+use orca_proto::spec::{InputArtifact, OnChildFailure, Resources, Role};
 use orca_proto::task::{State, TaskFilter};
 use serde_json::{Value, json};
 
@@ -172,14 +173,16 @@ async fn a_circular_plan_is_refused_whole_and_fails_its_goal() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_plan_of_100_001_tasks_is_refused_whole_and_fails_its_goal() {
-    scenario(Shape { planners: 1, workers: 0, ..Shape::default() }, async |system| {
+    // The lease is the usual one: reading so large a plan takes a busy machine a while.
+    let shape = Shape { lease: Span::secs(30), planners: 1, workers: 0, ..Shape::default() };
+    scenario(shape, async |system| {
         let script = r#"awk 'BEGIN {
             printf "{\"tasks\":["
             for (i = 0; i < 100001; i++) printf "%s{\"container\":{\"image\":\"x\"}}", i ? "," : ""
             print "]}"
         }' > "$ORCA_PLAN""#;
         let mut goal = tasks::goal("goal", script, Value::Null);
-        goal.resources = orca_proto::spec::Resources::default();
+        goal.resources = Resources::default();
         let id = system.enqueue(&goal).await;
         let done = system.ended(id, Duration::from_secs(60)).await;
         assert_eq!(done.summary.state, State::Failed);
