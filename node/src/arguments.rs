@@ -169,7 +169,9 @@ fn default_state_dir(role: Role) -> PathBuf {
 
 fn start_logging(arguments: &Arguments) -> Result<(), String> {
     let filter = EnvFilter::try_new(&arguments.log).map_err(|error| format!("is not a filter: {error}"))?;
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let colours = std::io::IsTerminal::is_terminal(&std::io::stderr());
+    let builder =
+        tracing_subscriber::fmt().with_env_filter(filter).with_ansi(colours).with_writer(std::io::stderr);
     match arguments.log_format {
         LogFormat::Text => builder.try_init(),
         LogFormat::Json => builder.json().try_init(),

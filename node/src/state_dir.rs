@@ -9,6 +9,7 @@
 //! | `attempts/TASK-TOKEN/` | shared with a container, so hostile once it runs |
 //! | `intents/TASK-TOKEN/` | what the node itself knows of the attempt: intent, staged result and plan, the agent's report |
 //! | `cache/` | input artifacts |
+//! | `trash/` | what an earlier daemon left, on its way out |
 
 use std::fs::{self, File};
 use std::io::Write;
@@ -37,7 +38,6 @@ impl StateDir {
     /// # Errors
     /// [`NodeError::StateDirInUse`] or [`NodeError::Io`].
     pub(crate) fn open(path: &Path) -> Result<Self, NodeError> {
-        let private = |path: &Path| fs::DirBuilder::new().recursive(true).mode(0o700).create(path);
         private(path).map_err(NodeError::io("create", path))?;
         let root = path.canonicalize().map_err(NodeError::io("resolve", path))?;
         let lock_path = root.join("lock");
@@ -50,7 +50,7 @@ impl StateDir {
             .map_err(NodeError::io("open", &lock_path))?;
         flock(lock.as_fd(), FlockOperation::NonBlockingLockExclusive)
             .map_err(|_| NodeError::StateDirInUse { path: root.clone() })?;
-        for name in ["agent", "attempts", "intents", "cache"] {
+        for name in ["agent", "attempts", "intents", "cache", "trash"] {
             private(&root.join(name)).map_err(NodeError::io("create", root.join(name)))?;
         }
         let id = identity(&root.join("id"))?;
@@ -92,18 +92,38 @@ impl StateDir {
         self.root.join("cache")
     }
 
-    /// Removes what an earlier daemon left of its attempts. Only after their containers are gone.
+    /// Puts aside what an earlier daemon left of its attempts, for [`empty_trash`] to remove. Only after their containers
+    /// are gone. Quick, however much it is: a restarted node must not make its queue wait.
     ///
     /// # Errors
     /// [`NodeError::Io`].
     pub(crate) fn wipe(&self) -> Result<(), NodeError> {
         for dir in [self.attempts(), self.root.join("intents"), self.cache()] {
-            for entry in fs::read_dir(&dir).map_err(NodeError::io("list", &dir))? {
-                let path = entry.map_err(NodeError::io("list", &dir))?.path();
-                remove_tree(&path).map_err(NodeError::io("remove", path))?;
-            }
+            let aside = self.trash().join(Uuid::now_v7().to_string());
+            fs::rename(&dir, &aside).map_err(NodeError::io("put aside", &dir))?;
+            private(&dir).map_err(NodeError::io("create", &dir))?;
         }
         Ok(())
+    }
+
+    /// Where things wait for their removal.
+    pub(crate) fn trash(&self) -> PathBuf {
+        self.root.join("trash")
+    }
+}
+
+/// Creates a directory that only the node may enter, with its parents, unless it is there.
+fn private(path: &Path) -> std::io::Result<()> {
+    fs::DirBuilder::new().recursive(true).mode(0o700).create(path)
+}
+
+/// Removes what was put aside, here or by an earlier daemon. Blocks.
+pub(crate) fn empty_trash(trash: &Path) {
+    let doomed = fs::read_dir(trash).into_iter().flatten().flatten();
+    for path in doomed.map(|entry| entry.path()) {
+        if let Err(error) = remove_tree(&path) {
+            tracing::warn!(path = %path.display(), %error, "cannot remove what an earlier run left");
+        }
     }
 }
 

@@ -22,7 +22,7 @@ use tokio_util::task::TaskTracker;
 use crate::files::Files;
 use crate::runtime::{self, Runtime};
 use crate::settings::{NodeSettings, RuntimeKind, role_name};
-use crate::state_dir::StateDir;
+use crate::state_dir::{StateDir, empty_trash};
 use crate::{NodeError, heartbeat};
 use leases::Leases;
 
@@ -80,6 +80,9 @@ pub(crate) async fn run(settings: NodeSettings, shutdown: CancellationToken) -> 
         tracing::info!(swept, "removed containers that an earlier run left");
     }
     state.wipe()?;
+    let trash = state.trash();
+    // A thread of its own, for which nobody waits: what it does not get to is there for the next start.
+    std::thread::spawn(move || empty_trash(&trash));
 
     let instance = InstanceId::new();
     let registration = registration::describe(&settings, instance, runtime.describe());

@@ -12,8 +12,8 @@ use crate::runtime::{Fault, Image};
 
 /// The longest that one pull may take.
 const PULL: Duration = Duration::from_secs(20 * 60);
-/// Waits before the second and the third try of a pull that the network broke.
-const BACKOFF: [Duration; 2] = [Duration::from_millis(500), Duration::from_secs(2)];
+/// Waits before another try of a pull that the network broke. Few: the coordinator tries again too, with longer waits.
+const BACKOFF: [Duration; 1] = [Duration::from_millis(500)];
 
 impl Docker {
     pub(super) async fn ensure_image(&self, spec: &ContainerSpec) -> Result<Image, Fault> {
