@@ -78,15 +78,20 @@ fn data_dir() -> (TempDir, PathBuf) {
     (parent, path)
 }
 
-/// Processes with `text` in their command line.
-fn processes_with(text: &Path) -> Vec<String> {
+/// Processes with `text` in their command line or environment.
+fn processes_with(text: &Path) -> Vec<(Pid, String)> {
     let text = text.to_str().unwrap();
+    let read = |pid: i32, name: &str| {
+        let bytes = std::fs::read(format!("/proc/{pid}/{name}")).unwrap_or_default();
+        String::from_utf8_lossy(&bytes).replace('\0', " ")
+    };
     std::fs::read_dir("/proc")
         .unwrap()
         .flatten()
-        .filter_map(|entry| std::fs::read(entry.path().join("cmdline")).ok())
-        .map(|line| String::from_utf8_lossy(&line).replace('\0', " "))
-        .filter(|line| line.contains(text))
+        .filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok())
+        .filter(|pid| *pid != std::process::id().cast_signed())
+        .filter(|pid| read(*pid, "cmdline").contains(text) || read(*pid, "environ").contains(text))
+        .filter_map(|pid| Some((Pid::from_raw(pid)?, read(pid, "cmdline"))))
         .collect()
 }
 
@@ -119,7 +124,7 @@ fn a_fresh_machine_gets_a_whole_system_that_keeps_its_data_over_a_restart() {
     assert!(other.code == Some(7) && other.err.contains("--listen"), "{other:?}");
 
     assert_eq!(dev.end(Signal::INT), Some(0), "{}", dev.said());
-    assert_eq!(processes_with(&data), Vec::<String>::new());
+    assert_eq!(processes_with(&data), []);
     assert!(!data.join("dev.json").exists() && !data.join("postgres/postmaster.pid").exists());
 
     let mut dev = Dev::start(&orca, &["--data", data_text]);
@@ -154,4 +159,24 @@ fn an_ephemeral_one_leaves_nothing() {
     assert_eq!(dev.end(Signal::INT), Some(0), "{}", dev.said());
     assert!(!data.exists() && processes_with(&data).is_empty());
     assert_eq!(orca.run(&["ls"]).code, Some(2), "its profile is gone too");
+}
+
+#[test]
+fn a_second_ctrl_c_does_not_wait_for_running_tasks() {
+    let orca = Orca::new();
+    let mut dev = Dev::start(&orca, &["--ephemeral"]);
+    let ran = orca.run(&["enqueue", "none", "--", "sleep", "600"]);
+    assert_eq!(ran.code, Some(0), "{ran:?}");
+    let running = || orca.run(&["ls", "-o", "json", "--state", "running"]).out.contains(ran.out.trim());
+    until(running, "the task runs");
+    kill_process(Pid::from_child(&dev.child), Signal::INT).unwrap();
+    until(|| dev.said().contains("stopping: running tasks"), "the first is heard");
+    assert_eq!(dev.end(Signal::INT), Some(0), "{}", dev.said());
+    assert!(dev.said().contains("stopping at once"), "{}", dev.said());
+    // Agent and program end by themselves once the node was away for a lease; that is too long to wait for here.
+    let data = PathBuf::from(dev.ready["data"].as_str().unwrap());
+    for (pid, _) in processes_with(&data) {
+        let _ = kill_process(pid, Signal::KILL);
+    }
+    until(|| processes_with(&data).is_empty(), "the agent ends");
 }

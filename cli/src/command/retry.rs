@@ -39,7 +39,7 @@ impl RetryArgs {
         if output.is_json() {
             output.json(&task)?;
         } else {
-            wait::report(client, &task, output).await?;
+            wait::report(client, &task, wait::Log::Unseen, output).await?;
         }
         Ok(wait::exit_of(std::slice::from_ref(&task)))
     }

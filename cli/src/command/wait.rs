@@ -35,7 +35,7 @@ impl WaitArgs {
             output.json(&Page { items: tasks.as_slice().to_vec(), next: None })?;
         } else {
             for task in &tasks {
-                report(client, task, output).await?;
+                report(client, task, Log::Unseen, output).await?;
             }
         }
         Ok(exit_of(&tasks))
@@ -51,11 +51,20 @@ pub(super) fn exit_of(tasks: &[Task]) -> Exit {
     }
 }
 
+/// Whether the user has seen a task's log by now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Log {
+    /// It was followed.
+    Seen,
+    /// Not a line of it.
+    Unseen,
+}
+
 /// Tells how a task ended: its result on standard output; the rest, with the last log lines of a failure, on standard
 /// error.
-pub(super) async fn report(client: &Client, ended: &Task, output: Output) -> Result<(), Failure> {
+pub(super) async fn report(client: &Client, ended: &Task, log: Log, output: Output) -> Result<(), Failure> {
     task::remark_end(output, ended);
-    if ended.summary.state == State::Failed {
+    if ended.summary.state == State::Failed && log == Log::Unseen {
         // The end itself was told; a log that cannot be had now is no other failure.
         let lines = logs::tail(client, ended.summary.id, &LogQuery::default(), LAST_LINES).await;
         for entry in lines.unwrap_or_default() {

@@ -108,7 +108,7 @@ impl Runtime {
 /// # Errors
 /// A [`Failure`] if something cannot start, or a part ends by itself.
 pub(crate) async fn run(args: DevArgs, output: Output) -> Result<Exit, Failure> {
-    start_logging(args.verbose);
+    start_logging(args.verbose, output);
     let mut interrupts = Interrupts::listen()?;
     let data = if args.ephemeral { DataDir::ephemeral()? } else { DataDir::open(args.data.as_deref())? };
     let ended = in_data_dir(&args, &data, &mut interrupts, output).await;
@@ -331,7 +331,7 @@ fn remove_if_ours(path: &Path) {
     }
 }
 
-fn start_logging(verbose: u8) {
+fn start_logging(verbose: u8, output: Output) {
     use tracing_subscriber::EnvFilter;
     let unless_told = match verbose {
         0 => "warn",
@@ -339,7 +339,11 @@ fn start_logging(verbose: u8) {
         _ => "debug",
     };
     let filter = EnvFilter::try_from_env("ORCA_LOG").unwrap_or_else(|_| EnvFilter::new(unless_told));
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(output.shows_progress() && output.is_coloured())
+        .init();
 }
 
 /// The ways in which people and systems ask a program to end.

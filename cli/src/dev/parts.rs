@@ -125,15 +125,23 @@ impl Parts {
             // The coordinator does not end before it is told to.
             while self.running.len() > 1 && self.running.join_next().await.is_some() {}
         };
-        tokio::select! {
-            () = drained => {}
-            () = sleep(DRAIN + NODE_END) => tracing::warn!("the nodes took too long to drain"),
-            () = hurry => tracing::warn!("stopping at once; what still runs is lost and will run again"),
+        let hurried = tokio::select! {
+            () = drained => false,
+            () = sleep(DRAIN + NODE_END) => {
+                tracing::warn!("the nodes took too long to drain; what they hold will run again");
+                true
+            }
+            () = hurry => {
+                tracing::warn!("stopping at once; what still runs is cut off and will run again");
+                true
+            }
+        };
+        if hurried {
+            self.running.abort_all();
         }
         tracing::debug!(elapsed_ms = began.elapsed().as_millis(), "nodes are down");
         self.coordinator.cancel();
         let ended = async { while self.running.join_next().await.is_some() {} };
-        // After a hurry the nodes never end by themselves; the coordinator does.
         if timeout(COORDINATOR_END, ended).await.is_err() {
             self.running.abort_all();
         }

@@ -30,8 +30,6 @@ pub(crate) enum Format {
 pub(crate) struct Output {
     /// The form that was asked for.
     format: Format,
-    /// Whether standard output is a terminal.
-    terminal: bool,
     /// Whether standard output may be coloured.
     colour: bool,
     /// Whether standard error is a terminal that may show progress.
@@ -59,22 +57,12 @@ impl Output {
         let terminal = io::stdout().is_terminal();
         let plain = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty())
             || std::env::var_os("TERM").is_some_and(|value| value == "dumb");
-        Self {
-            format,
-            terminal,
-            colour: terminal && !plain,
-            progress: io::stderr().is_terminal() && !plain_terminal(),
-        }
+        Self { format, colour: terminal && !plain, progress: io::stderr().is_terminal() && !plain_terminal() }
     }
 
     /// Whether a program reads.
     pub(crate) fn is_json(&self) -> bool {
         self.format == Format::Json
-    }
-
-    /// Whether standard output is a terminal.
-    pub(crate) fn is_terminal(&self) -> bool {
-        self.terminal
     }
 
     /// Whether progress may be drawn on standard error.

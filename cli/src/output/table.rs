@@ -1,6 +1,6 @@
-//! Lists: a table on a terminal, plain aligned columns elsewhere.
+//! Lists: aligned columns; on a terminal with colours, a bold head, and long notes cut to the line.
 
-use comfy_table::presets::{NOTHING, UTF8_HORIZONTAL_ONLY};
+use comfy_table::presets::NOTHING;
 use comfy_table::{Attribute, Cell, Color, ContentArrangement, Table};
 use orca_proto::task::State;
 
@@ -21,7 +21,7 @@ impl Rows {
     /// An empty table with these columns. Nothing in it is wrapped: ids must stay whole to be copied.
     pub(crate) fn new(output: Output, columns: &[&str]) -> Self {
         let mut table = Table::new();
-        table.load_style(if output.is_terminal() { UTF8_HORIZONTAL_ONLY } else { NOTHING });
+        table.load_style(NOTHING);
         table.set_content_arrangement(ContentArrangement::Disabled);
         if output.is_coloured() {
             table.enforce_styling();

@@ -112,7 +112,8 @@ impl EnqueueArgs {
             // After the log's lines the task is one more.
             (true, true) => output.json_line(&task)?,
             (true, false) => output.json(&task)?,
-            (false, _) => wait::report(client, &task, output).await?,
+            (false, true) => wait::report(client, &task, wait::Log::Seen, output).await?,
+            (false, false) => wait::report(client, &task, wait::Log::Unseen, output).await?,
         }
         Ok(wait::exit_of(std::slice::from_ref(&task)))
     }
@@ -143,7 +144,7 @@ impl EnqueueArgs {
             output.json(&Page { items: tasks, next: None })?;
         } else {
             for task in &tasks {
-                wait::report(client, task, output).await?;
+                wait::report(client, task, wait::Log::Unseen, output).await?;
             }
         }
         Ok(exit)
