@@ -29,6 +29,9 @@ pub(crate) struct Args {
     /// What runs the containers. `auto`: Docker if an engine answers, else plain processes, which isolate nothing.
     #[arg(long, value_enum, default_value_t = Runtime::Auto)]
     runtime: Runtime,
+    /// How to build Orca: `dev` is quicker to build, `release` quicker to run.
+    #[arg(long, value_enum, default_value_t = Profile::Release)]
+    profile: Profile,
     /// Keep the image that was built for the survey.
     #[arg(long)]
     keep: bool,
@@ -52,7 +55,7 @@ pub(crate) async fn run(args: Args) -> Result<()> {
         std::fs::metadata(parent).with_context(|| format!("cannot write to {}", parent.display()))?;
     }
     println!("building Orca (the first time takes some minutes)");
-    let bins = interrupt::unless_interrupted(dist::build(Profile::Release, false, Output::Show)).await?;
+    let bins = interrupt::unless_interrupted(dist::build(args.profile, false, Output::Show)).await?;
     let engine = engine(args.runtime).await?;
     let mut made = Made::default();
     let work = survey(&args, &tree, &bins, engine.as_ref(), &mut made);
