@@ -55,11 +55,10 @@ pub enum StartError {
 const CONSTRAINTS: &[(&str, Kind, &str)] = &[
     ("nodes_name_key", Kind::Conflict, "another node registered this name just now; register again"),
     (
-        "idempotency_keys_pkey",
+        "artifacts_attempt_key",
         Kind::Conflict,
-        "a request with the same idempotency key is under way; send it again",
+        "a file of this name was stored at the same moment; store it again",
     ),
-    ("tasks_parent_fkey", Kind::NotFound, "the task it belongs under no longer exists"),
 ];
 
 impl Error {

@@ -1,5 +1,7 @@
 //! Putting tasks in: one, several, or one that ended once more.
 
+use std::io::Write;
+
 use orca_proto::ids::TaskId;
 use orca_proto::limits;
 use orca_proto::plan::{self, Batch, Enqueued, Graph};
@@ -18,12 +20,30 @@ use crate::db::{dependency, idempotency, insert, task};
 
 /// The fingerprint of a request under an idempotency key.
 pub(crate) fn fingerprint(what: &str, request: &impl Serialize) -> Result<Vec<u8>, Error> {
-    let text = serde_json::to_vec(request).map_err(|error| Error::Internal(format!("a request: {error}")))?;
-    let mut hash = Sha256::new();
-    hash.update(what.as_bytes());
-    hash.update([0]);
-    hash.update(&text);
-    Ok(hash.finalize().to_vec())
+    let mut hash = Hashing(Sha256::new());
+    hash.0.update(what.as_bytes());
+    hash.0.update([0]);
+    // Buffered: the serializer writes a few bytes at a time.
+    let mut writer = std::io::BufWriter::with_capacity(64 << 10, &mut hash);
+    serde_json::to_writer(&mut writer, request)
+        .map_err(|error| Error::Internal(format!("a request: {error}")))?;
+    writer.flush().map_err(|error| Error::Internal(format!("a request: {error}")))?;
+    drop(writer);
+    Ok(hash.0.finalize().to_vec())
+}
+
+/// Bytes that are only hashed: a plan's may be 64 MiB.
+struct Hashing(Sha256);
+
+impl Write for Hashing {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.update(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
 }
 
 /// Takes an idempotency key for `ids`, or answers the ids that the same request got before.

@@ -100,6 +100,8 @@ pub(crate) struct Inner {
     pub(crate) shutdown: CancellationToken,
 }
 
+/// How long the first connection may take.
+const CONNECT: Duration = Duration::from_secs(10);
 /// How long [`App::database_ready`] waits.
 const READY: Duration = Duration::from_secs(2);
 
@@ -126,7 +128,11 @@ impl App {
         let blobs = Blobs::open(&data_dir)
             .await
             .map_err(|source| StartError::DataDir { path: data_dir.display().to_string(), source })?;
-        let mut connection = PgConnection::connect_with(&database).await.map_err(StartError::Connect)?;
+        let silent = |_| StartError::Connect(sqlx::Error::Io(std::io::ErrorKind::TimedOut.into()));
+        let mut connection = tokio::time::timeout(CONNECT, PgConnection::connect_with(&database))
+            .await
+            .map_err(silent)?
+            .map_err(StartError::Connect)?;
         session::ping(&mut connection).await.map_err(StartError::Connect)?;
         session::migrate(&mut connection).await?;
         // The answer to a polite goodbye is of no use.

@@ -17,7 +17,7 @@ pub(crate) async fn release(connection: &mut PgConnection, ids: &[Uuid]) -> sqlx
 /// Marks the leases of these tasks to be cancelled; answers the nodes that hold them.
 pub(crate) async fn request_cancel(connection: &mut PgConnection, ids: &[Uuid]) -> sqlx::Result<Vec<NodeId>> {
     let nodes = sqlx::query_scalar!(
-        r#"WITH locked AS (SELECT task FROM orca.leases WHERE task = ANY($1) ORDER BY task FOR UPDATE)
+        r#"WITH locked AS (SELECT task FROM orca.leases WHERE task = ANY($1) ORDER BY task FOR NO KEY UPDATE)
            UPDATE orca.leases l SET cancel = true FROM locked k WHERE l.task = k.task RETURNING l.node"#,
         ids
     )
@@ -62,7 +62,7 @@ pub(crate) async fn renew(
         r#"WITH wanted AS (SELECT * FROM unnest($2::uuid[], $3::bigint[]) AS w(task, token)),
            locked AS (
                SELECT l.task FROM orca.leases l JOIN wanted w ON w.task = l.task AND w.token = l.token
-               WHERE l.node = $1 AND l.expires_at > orca.now() ORDER BY l.task FOR UPDATE OF l)
+               WHERE l.node = $1 AND l.expires_at > orca.now() ORDER BY l.task FOR NO KEY UPDATE OF l)
            UPDATE orca.leases l SET expires_at = orca.now() + $4::bigint * interval '1 millisecond'
            FROM locked k WHERE l.task = k.task RETURNING l.task, l.token, l.cancel"#,
         node.0,
@@ -99,7 +99,7 @@ pub(crate) async fn count(connection: &mut PgConnection, node: NodeId) -> sqlx::
 /// Lets the leases of a node run out now: its daemon was replaced.
 pub(crate) async fn expire_node(connection: &mut PgConnection, node: NodeId) -> sqlx::Result<u64> {
     let done = sqlx::query!(
-        r#"WITH locked AS (SELECT task FROM orca.leases WHERE node = $1 ORDER BY task FOR UPDATE)
+        r#"WITH locked AS (SELECT task FROM orca.leases WHERE node = $1 ORDER BY task FOR NO KEY UPDATE)
            UPDATE orca.leases l SET expires_at = orca.now() FROM locked k WHERE l.task = k.task"#,
         node.0
     )

@@ -117,6 +117,9 @@ pub(crate) async fn ends(
     connection: &mut PgConnection,
     ids: &[TaskId],
 ) -> sqlx::Result<HashMap<TaskId, (State, Option<String>)>> {
+    if ids.is_empty() {
+        return Ok(HashMap::new());
+    }
     let ids: Vec<Uuid> = ids.iter().map(|id| id.0).collect();
     let rows = sqlx::query!("SELECT id, state, reason FROM orca.tasks WHERE id = ANY($1)", &ids)
         .fetch_all(connection)

@@ -55,6 +55,9 @@ pub(crate) struct Row {
 
 /// Locks and reads these tasks, in the order of their ids; ids that do not exist are passed over.
 pub(crate) async fn lock(connection: &mut PgConnection, ids: &[TaskId]) -> sqlx::Result<Vec<Locked>> {
+    if ids.is_empty() {
+        return Ok(Vec::new());
+    }
     let ids: Vec<Uuid> = ids.iter().map(|id| id.0).collect();
     let rows = sqlx::query_as!(
         Row,

@@ -1,5 +1,7 @@
 //! The application on a real Postgres: what design section 4 promises, one behaviour per file.
 
+#![expect(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on fails")]
+
 mod attempts;
 mod cancel;
 mod claims;

@@ -101,3 +101,18 @@ async fn a_restarted_coordinator_knows_everything_and_running_attempts_go_on() {
     test.app.database_ready().await.unwrap();
     test.stop().await;
 }
+
+#[tokio::test]
+async fn coordinators_that_start_together_on_an_empty_database_all_come_up() {
+    let (test, clock) = (TestApp::prepare().await, orca_coordinator::Clock::test());
+    let start = || test.start_app(&clock);
+    let (a, b, c) = tokio::join!(start(), start(), start());
+    for app in [&a, &b, &c] {
+        app.0.database_ready().await.unwrap();
+    }
+    for (_, shutdown, tracker) in [a, b, c] {
+        shutdown.cancel();
+        tracker.close();
+        tracker.wait().await;
+    }
+}

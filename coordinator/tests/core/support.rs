@@ -21,7 +21,7 @@ use tokio_util::task::TaskTracker;
 /// The limit of everything that a test waits for.
 pub(crate) const SOON: Duration = Duration::from_secs(20);
 /// How long leases last in tests.
-pub(crate) const LEASE: Duration = Duration::from_secs(60);
+pub(crate) const LEASE: Duration = Duration::from_secs(600);
 /// How long ended tasks are kept in tests.
 pub(crate) const RETENTION: Duration = Duration::from_secs(7 * 86_400);
 
@@ -34,10 +34,25 @@ pub(crate) struct TestApp {
     pub(crate) database: Database,
 }
 
+/// An empty database and directory, on which applications can be started.
+pub(crate) struct Prepared {
+    database: Database,
+    dir: tempfile::TempDir,
+}
+
+impl Prepared {
+    pub(crate) async fn start_app(&self, clock: &Clock) -> (App, CancellationToken, TaskTracker) {
+        start(&self.database, clock, self.dir.path()).await
+    }
+}
+
 impl TestApp {
+    pub(crate) async fn prepare() -> Prepared {
+        Prepared { database: Database::create().await, dir: tempfile::tempdir().unwrap() }
+    }
+
     pub(crate) async fn start() -> Self {
-        let database = Database::create().await;
-        let dir = tempfile::tempdir().unwrap();
+        let Prepared { database, dir } = Self::prepare().await;
         let clock = Clock::test();
         let (app, shutdown, tracker) = start(&database, &clock, dir.path()).await;
         Self { app, clock, shutdown, tracker, dir, database }
