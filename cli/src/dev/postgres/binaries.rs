@@ -1,9 +1,10 @@
 //! Where Postgres's programs are: on the machine, or downloaded.
 
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use postgresql_embedded::{PostgreSQL, SettingsBuilder, VersionReq};
+use postgresql_embedded::{PostgreSQL, Settings, VersionReq};
 use tokio::process::Command;
 use tokio::time::timeout;
 
@@ -13,6 +14,8 @@ use crate::error::{Exit, Failure};
 pub(super) const OLDEST: u32 = 14;
 /// The major version that is downloaded where the data names no other.
 const DOWNLOADED: u32 = 17;
+/// Where it is downloaded from.
+const RELEASES: &str = "https://github.com/theseus-rs/postgresql-binaries";
 /// How long a program may take to say its version.
 const ASK: Duration = Duration::from_secs(10);
 /// How long a download may take.
@@ -78,13 +81,23 @@ impl Binaries {
             tempfile::tempdir().map_err(|error| Failure::file("cannot make a directory", &error))?;
         std::fs::write(scratch.path().join("postgresql.conf"), "")
             .map_err(|error| Failure::file("cannot write a file", &error))?;
-        let settings = SettingsBuilder::new()
-            .version(version)
-            .installation_dir(place)
-            .data_dir(scratch.path())
-            .password_file(scratch.path().join("password"))
-            .temporary(false)
-            .build();
+        // Every field by name: the crate's defaults would leave two temporary directories behind.
+        let settings = Settings {
+            releases_url: RELEASES.to_owned(),
+            version,
+            installation_dir: place.to_owned(),
+            password_file: scratch.path().join("password"),
+            data_dir: scratch.path().to_owned(),
+            host: String::new(),
+            port: 0,
+            username: String::new(),
+            password: String::new(),
+            temporary: false,
+            timeout: None,
+            configuration: HashMap::new(),
+            trust_installation_dir: false,
+            socket_dir: None,
+        };
         let mut postgres = PostgreSQL::new(settings);
         match timeout(DOWNLOAD, Box::pin(postgres.setup())).await {
             Err(_) => return Err(failed("the download took longer than ten minutes".to_owned())),
