@@ -79,6 +79,12 @@ async fn migrate(database: &Postgres) -> Result<()> {
         .collect();
     migrations.sort_unstable();
     let log = workspace::scratch("logs")?.join("migrations.log");
+    // As the coordinator does before its migrations.
+    let mut schema = Command::new(&psql);
+    schema
+        .args(["--no-psqlrc", "--quiet", "--command", "CREATE SCHEMA IF NOT EXISTS orca"])
+        .arg(database.url());
+    run_program(schema, "psql", PSQL, Output::File(&log)).await?;
     for migration in migrations {
         let mut apply = Command::new(&psql);
         apply.args(["--no-psqlrc", "--quiet", "--set", "ON_ERROR_STOP=1", "--single-transaction", "--file"]);
