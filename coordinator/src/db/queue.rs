@@ -189,10 +189,10 @@ pub(crate) async fn wake_due(connection: &mut PgConnection, most: i64) -> sqlx::
     Ok(lanes)
 }
 
-/// When the next scheduled task is due, as milliseconds from now.
+/// When the next scheduled task is due, as milliseconds from now: nothing where none is scheduled, negative where it is late.
 pub(crate) async fn next_due_ms(connection: &mut PgConnection) -> sqlx::Result<Option<i64>> {
     sqlx::query_scalar!(
-        r#"SELECT greatest(0, ceil(extract(epoch FROM (min(run_at) - orca.now())) * 1000))::bigint AS "ms"
+        r#"SELECT ceil(extract(epoch FROM (min(run_at) - orca.now())) * 1000)::bigint AS "ms"
            FROM orca.tasks WHERE state = 'scheduled'"#
     )
     .fetch_one(connection)

@@ -13,6 +13,8 @@ use orca_proto::spec::Role;
 const BATCH: i64 = 5_000;
 /// The longest that the timer sleeps: other coordinators schedule too.
 const LONGEST: Duration = Duration::from_secs(1);
+/// The shortest: what is late and still there is locked by another coordinator.
+const SHORTEST: Duration = Duration::from_millis(2);
 
 /// Makes every task that is due ready.
 pub(crate) async fn run(app: &App) -> Result<(), Error> {
@@ -41,7 +43,8 @@ pub(crate) async fn repeat(app: App, shutdown: CancellationToken) {
 async fn next(app: &App) -> Result<Duration, Error> {
     let mut connection = app.0.pool.acquire().await?;
     let next = queue::next_due_ms(&mut connection).await?;
-    Ok(next.and_then(|ms| u64::try_from(ms).ok()).map_or(LONGEST, Duration::from_millis).min(LONGEST))
+    let wait = next.map_or(LONGEST, |ms| Duration::from_millis(u64::try_from(ms).unwrap_or_default()));
+    Ok(wait.clamp(SHORTEST, LONGEST))
 }
 
 async fn turn(app: &App) -> Result<usize, Error> {

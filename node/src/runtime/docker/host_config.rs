@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use bollard::models::{
     ContainerCreateBody, HealthConfig, HostConfig, HostConfigLogConfig, Mount, MountBindOptions,
-    MountBindOptionsPropagationEnum, MountType, ResourcesUlimits, RestartPolicy, RestartPolicyNameEnum,
+    MountType, ResourcesUlimits, RestartPolicy, RestartPolicyNameEnum,
 };
 use orca_proto::agent::{env, files};
 use orca_proto::spec::{Network, Resources};
@@ -101,16 +101,13 @@ fn tmpfs(volumes: &[String], size: u64) -> HashMap<String, String> {
     volumes.map(String::as_str).chain(["/tmp"]).map(|path| (path.to_owned(), options.clone())).collect()
 }
 
+/// Propagation is left to the engine: private, but for paths below its own root (named volumes), where it insists on slave.
 fn mounts(sources: &Sources) -> Vec<Mount> {
     let mount = |source: &Path, target: String, read_only: bool| Mount {
         typ: Some(MountType::BIND),
         source: Some(source.to_string_lossy().into_owned()),
         target: Some(target),
         read_only: Some(read_only),
-        bind_options: Some(MountBindOptions {
-            propagation: Some(MountBindOptionsPropagationEnum::RPRIVATE),
-            ..MountBindOptions::default()
-        }),
         ..Mount::default()
     };
     let mut mounts = vec![
