@@ -48,6 +48,8 @@ enum Verb {
     Audit(command::audit::Args),
     /// Make the data in `.sqlx/` anew, against which queries are checked where there is no database.
     Sqlx(command::sqlx::Args),
+    /// Write the line per file in ARCHITECTURE.md, from the head of each file.
+    Map(command::map::Args),
 }
 
 fn main() -> ExitCode {
@@ -67,6 +69,7 @@ fn main() -> ExitCode {
             Verb::Bench(args) => Box::pin(command::bench::run(args)).await,
             Verb::Images(args) => Box::pin(command::images::run(args)).await,
             Verb::Audit(args) => Box::pin(command::audit::run(args)).await,
+            Verb::Map(args) => Box::pin(command::map::run(args)).await,
             Verb::Sqlx(args) => Box::pin(command::sqlx::run(args)).await,
         }
     });

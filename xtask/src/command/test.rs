@@ -58,6 +58,7 @@ async fn all(
     let logs = workspace::scratch("logs")?;
     let log = |name: &str| logs.join(format!("{name}.log"));
     stages.run("format", cargo(&["fmt", "--all", "--check"], &log("format"))).await?;
+    stages.run("map of the files", super::map::write(true)).await?;
     let engine = stages.run("Docker engine", Engine::ensure()).await?;
     let before = Before::look(Some(&engine)).await?;
     let clippy = ["clippy", "--workspace", "--all-targets", "--quiet", "--", "-D", "warnings"];
