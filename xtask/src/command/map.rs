@@ -33,11 +33,11 @@ pub(crate) async fn run(args: Args) -> Result<()> {
 pub(crate) async fn write(check: bool) -> Result<()> {
     let root = workspace::root();
     let mut git = Command::new("git");
-    git.args(["ls-files", "--cached", "--others", "--exclude-standard", "*.rs"]).current_dir(&root);
+    git.args(["ls-files", "--cached", "--others", "--exclude-standard", "*.rs"]).current_dir(root);
     let listed = capture(git, "git ls-files", LISTING).await?;
     let mut files: Vec<&str> = listed.lines().filter(|path| root.join(path).is_file()).collect();
     files.sort_unstable();
-    let map = map(&root, &files)?;
+    let map = map(root, &files)?;
 
     let document = root.join(DOCUMENT);
     let text = std::fs::read_to_string(&document).with_context(|| format!("cannot read {DOCUMENT}"))?;
