@@ -1,7 +1,7 @@
 //! Refusals: every answer outside 2xx and 3xx, as RFC 9457 problem details.
 //!
 //! A handler returns a [`Refusal`]; it travels as an extension of a bare response to the outermost layer, which knows the
-//! request's id and writes the document ([`write`]). So no error can leave in another format.
+//! request's id and writes the document ([`write()`]). So no error can leave in another format.
 
 use std::any::Any;
 use std::error::Error as _;
