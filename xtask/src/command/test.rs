@@ -57,7 +57,9 @@ async fn all(
 ) -> Result<(Tally, Before, Engine)> {
     let logs = workspace::scratch("logs")?;
     let log = |name: &str| logs.join(format!("{name}.log"));
-    stages.run("format", cargo(&["fmt", "--all", "--check"], &log("format"))).await?;
+    stages
+        .run("format", cargo(&["fmt", "--all", "--", "--check", "--color", "never"], &log("format")))
+        .await?;
     stages.run("map of the files", super::map::write(true)).await?;
     let engine = stages.run("Docker engine", Engine::ensure()).await?;
     let before = Before::look(Some(&engine)).await?;
