@@ -14,6 +14,8 @@ pub const PLAN_BODY: usize = 64 << 20;
 pub const INPUT: usize = 1 << 20;
 /// A task's result, as JSON text.
 pub const RESULT: usize = 1 << 20;
+/// How deep a task's input or result may be nested. JSON parsers stop at 128, and both travel inside of other documents.
+pub const NESTING: usize = 64;
 /// A whole artifact.
 pub const ARTIFACT: u64 = 16 << 30;
 /// Artifacts that one attempt may keep.

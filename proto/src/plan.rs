@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use crate::ids::TaskId;
-use crate::problem::FieldError;
+use crate::problem::{ENOUGH_ERRORS, FieldError};
 use crate::spec::NewTask;
 
 /// What a planner's container returns.
@@ -51,7 +51,7 @@ pub struct Graph {
 /// circular, and that there are at most `most` tasks.
 ///
 /// # Errors
-/// Everything that is wrong, each with a JSON pointer into `{"tasks": […]}`; a cycle is told by the keys on it.
+/// What is wrong (up to a thousand faults), each with a JSON pointer into `{"tasks": […]}`; a cycle is told by the keys on it.
 pub fn validate(tasks: &[NewTask], most: usize) -> Result<Graph, Vec<FieldError>> {
     if tasks.len() > most {
         let detail = format!("has {} tasks; the most is {most}", tasks.len());
@@ -65,6 +65,9 @@ pub fn validate(tasks: &[NewTask], most: usize) -> Result<Graph, Vec<FieldError>
             && positions.insert(key, index).is_some()
         {
             errors.push(FieldError::new(format!("/tasks/{index}/key"), format!("{key:?} is used twice")));
+        }
+        if errors.len() >= ENOUGH_ERRORS {
+            return Err(errors);
         }
     }
     let mut graph =
@@ -82,6 +85,9 @@ pub fn validate(tasks: &[NewTask], most: usize) -> Result<Graph, Vec<FieldError>
                     pointer,
                     format!("{name:?} is neither a key in this list nor a task id"),
                 ));
+                if errors.len() >= ENOUGH_ERRORS {
+                    return Err(errors);
+                }
             }
         }
         inside.sort_unstable();

@@ -51,6 +51,10 @@ impl FieldError {
 
 /// How many field errors a problem lists.
 pub const LISTED_ERRORS: usize = 100;
+/// How many faults are looked for before a check gives up.
+pub(crate) const ENOUGH_ERRORS: usize = 1_000;
+/// Characters of a pointer or detail that are told.
+const FIELD_TEXT: usize = 500;
 
 macro_rules! kinds {
     ($($(#[$doc:meta])* $name:ident = $slug:literal, $status:literal, $title:literal;)*) => {
@@ -156,12 +160,24 @@ impl Problem {
     pub fn with_errors(kind: Kind, mut errors: Vec<FieldError>) -> Self {
         let count = errors.len();
         errors.truncate(LISTED_ERRORS);
+        for error in &mut errors {
+            shorten(&mut error.pointer);
+            shorten(&mut error.detail);
+        }
         let detail = match errors.as_slice() {
             [] => String::new(),
             [only] => format!("{} {}", only.pointer, only.detail),
             [first, ..] => format!("{} {} (and {} more)", first.pointer, first.detail, count - 1),
         };
         Self { errors, ..Self::new(kind, detail) }
+    }
+}
+
+/// Pointers and details quote the request, whose names may be megabytes long.
+fn shorten(text: &mut String) {
+    if let Some((end, _)) = text.char_indices().nth(FIELD_TEXT) {
+        text.truncate(end);
+        text.push('…');
     }
 }
 
@@ -186,6 +202,14 @@ mod tests {
         let text = r#"{"type":"urn:orca:problem:from-the-future","title":"T","status":418,"colour":"red"}"#;
         let problem: Problem = serde_json::from_str(text).unwrap();
         assert_eq!((problem.kind, problem.status), (Kind::Unknown, 418));
+    }
+
+    #[test]
+    fn what_a_request_made_up_at_length_is_told_in_short() {
+        let errors = vec![FieldError::new("/".repeat(1 << 20), "é".repeat(1 << 20)); 200];
+        let problem = Problem::validation(errors);
+        assert_eq!(problem.errors.len(), LISTED_ERRORS);
+        assert!(serde_json::to_string(&problem).unwrap().len() < 200 * LISTED_ERRORS * 10);
     }
 
     #[test]

@@ -329,4 +329,5 @@ impl NewTask {
     }
 }
 
+pub use check::nests_deeper_than;
 pub(crate) mod check;

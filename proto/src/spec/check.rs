@@ -5,7 +5,7 @@ use uuid::Uuid;
 use super::{Backoff, ContainerSpec, NewTask, Resources, Retry, Timeouts};
 use crate::duration::Span;
 use crate::limits;
-use crate::problem::FieldError;
+use crate::problem::{ENOUGH_ERRORS, FieldError};
 use crate::quantity::Bytes;
 
 type Errors = Vec<FieldError>;
@@ -24,7 +24,8 @@ pub(super) fn task(task: &NewTask, at: &str, errors: &mut Errors) {
         }
     }
     name(&task.queue, &format!("{at}/queue"), "._-", errors);
-    if task.priority.abs() > limits::PRIORITY {
+    // Not by `abs`, which the least of all numbers has none of.
+    if !(-limits::PRIORITY..=limits::PRIORITY).contains(&task.priority) {
         fail(errors, format!("{at}/priority"), "must lie between -100 and 100");
     }
     container(&task.container, &format!("{at}/container"), errors);
@@ -39,8 +40,11 @@ pub(super) fn task(task: &NewTask, at: &str, errors: &mut Errors) {
     }
 }
 
+/// Notes a fault, while there is use in it: a body of 64 MiB can hold millions.
 fn fail(errors: &mut Errors, pointer: String, detail: &str) {
-    errors.push(FieldError { pointer, detail: detail.to_owned() });
+    if errors.len() < ENOUGH_ERRORS {
+        errors.push(FieldError { pointer, detail: detail.to_owned() });
+    }
 }
 
 /// A name that may stand in a path, a filter and a terminal.
@@ -155,8 +159,25 @@ fn input(task: &NewTask, at: &str, errors: &mut Errors) {
     if size > limits::INPUT {
         fail(errors, format!("{at}/input"), "is larger than 1 MiB; upload it as an artifact");
     }
+    if nests_deeper_than(&task.input, limits::NESTING) {
+        fail(errors, format!("{at}/input"), "is nested deeper than 64 levels");
+    }
     if holds_nul(&task.input) {
         fail(errors, format!("{at}/input"), "must not hold NUL characters");
+    }
+}
+
+/// Whether arrays and objects are nested in one another more than `levels` deep.
+#[must_use]
+pub fn nests_deeper_than(value: &serde_json::Value, levels: usize) -> bool {
+    let deeper = |inner: &serde_json::Value| match levels.checked_sub(1) {
+        Some(levels) => nests_deeper_than(inner, levels),
+        None => true,
+    };
+    match value {
+        serde_json::Value::Array(items) => levels == 0 || items.iter().any(deeper),
+        serde_json::Value::Object(map) => levels == 0 || map.values().any(deeper),
+        _ => false,
     }
 }
 
@@ -174,7 +195,8 @@ pub(crate) fn holds_nul(value: &serde_json::Value) -> bool {
 
 fn artifacts(task: &NewTask, at: &str, errors: &mut Errors) {
     if task.artifacts.len() > limits::INPUT_ARTIFACTS {
-        fail(errors, format!("{at}/artifacts"), "has more than 16 entries");
+        // Not each of them: comparing all with all would take for ever where there are many.
+        return fail(errors, format!("{at}/artifacts"), "has more than 16 entries");
     }
     for (index, artifact) in task.artifacts.iter().enumerate() {
         let pointer = format!("{at}/artifacts/{index}/name");
@@ -292,6 +314,36 @@ mod tests {
         {
             assert!(!image_reference(bad), "{bad}");
         }
+    }
+
+    #[test]
+    fn input_is_nested_no_deeper_than_everybody_can_read() {
+        let nested = |levels: usize| {
+            let text = "[".repeat(levels) + &"]".repeat(levels);
+            NewTask { input: serde_json::from_str(&text).unwrap(), ..NewTask::new("debian") }
+        };
+        assert_eq!(errors_of(&nested(limits::NESTING)), Vec::<String>::new());
+        assert_eq!(errors_of(&nested(limits::NESTING + 1)), ["/input"]);
+    }
+
+    #[test]
+    fn the_least_priority_there_is_lies_out_of_range() {
+        let task = NewTask { priority: i16::MIN, ..NewTask::new("debian") };
+        assert_eq!(errors_of(&task), ["/priority"]);
+    }
+
+    #[test]
+    fn a_million_faults_are_not_all_kept_nor_a_million_artifacts_compared() {
+        let mut task = NewTask::new("debian");
+        task.container.env = (0..5_000).map(|n| (format!("ORCA_{n}"), String::new())).collect();
+        let artifact = crate::spec::InputArtifact {
+            id: crate::ids::ArtifactId::new(),
+            name: "a".repeat(limits::NAME),
+            unpack: false,
+        };
+        task.artifacts = vec![artifact; 300_000];
+        let errors = errors_of(&task);
+        assert_eq!(errors.len(), ENOUGH_ERRORS);
     }
 
     #[test]
