@@ -79,29 +79,26 @@ impl Watcher {
                 tokio::pin!(changed);
                 let missed = futures_util::poll!(&mut changed).is_ready();
 
-                let quiet = last_sent.elapsed() >= sse::QUIET;
-                let head = if quiet { self.app.events_head().await.ok() } else { None };
-                let look = self.app.events_after(&self.who, self.cursor.as_ref(), self.task, BATCH).await;
-                let events = match look {
-                    Ok(events) => events,
+                let look = self.app.events_look(&self.who, self.cursor.as_ref(), self.task, BATCH).await;
+                let (events, place) = match look {
+                    Ok(look) => look,
                     Err(error) => {
                         tracing::warn!(%error, "an event stream ends early; its client will come again");
                         return;
                     }
                 };
                 let more = events.len() >= BATCH as usize;
-                if !events.is_empty() {
+                let quiet = last_sent.elapsed() >= sse::QUIET;
+                if !events.is_empty() || quiet {
                     last_sent = tokio::time::Instant::now();
-                } else if quiet {
-                    // Nothing for this caller up to the head: moving on keeps the next look short.
-                    self.cursor = self.cursor.max(head);
-                    last_sent = tokio::time::Instant::now();
-                    yield Ok(sse::ping(self.place().as_deref()));
+                }
+                if events.is_empty() && quiet {
+                    yield Ok(sse::ping(Some(&place.to_string())));
                 }
                 for event in events {
-                    self.cursor = event.id.parse().ok().or(self.cursor);
                     yield Ok(sse::event(event.kind.as_str(), &event.id, &event));
                 }
+                self.cursor = Some(place);
                 if !more && !missed {
                     tokio::select! {
                         () = &mut changed => {}

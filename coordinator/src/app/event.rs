@@ -60,10 +60,30 @@ impl App {
         task: Option<TaskId>,
         limit: u32,
     ) -> Result<Vec<Event>, Error> {
+        Ok(self.events_look(who, after, task, limit).await?.0)
+    }
+
+    /// As [`App::events_after`], and the place to go on from: past everything that was looked at, also past what was not
+    /// this caller's, so that no look reads the same events again.
+    ///
+    /// # Errors
+    /// [`Error::Database`].
+    pub async fn events_look(
+        &self,
+        who: &Principal,
+        after: Option<&EventCursor>,
+        task: Option<TaskId>,
+        limit: u32,
+    ) -> Result<(Vec<Event>, EventCursor), Error> {
         let mut connection = self.0.pool.acquire().await?;
         let after = after.copied().unwrap_or_default();
         let limit = i64::from(limit.clamp(1, PAGE));
-        Ok(event::after(&mut connection, &who.namespace, (after.xid, after.seq), task, limit).await?)
+        let (whole, _) = event::head(&mut connection).await?;
+        let place = (after.xid, after.seq);
+        let events = event::after(&mut connection, &who.namespace, place, whole, task, limit).await?;
+        let full = i64::try_from(events.len()).is_ok_and(|count| count >= limit);
+        let last = events.last().filter(|_| full).and_then(|event| event.id.parse().ok());
+        Ok((events, last.unwrap_or_else(|| after.max(EventCursor { xid: whole, seq: i64::MAX }))))
     }
 
     /// The place after everything that readers can see now.
@@ -75,14 +95,19 @@ impl App {
     /// # Errors
     /// [`Error::Database`].
     pub async fn events_head(&self) -> Result<EventCursor, Error> {
-        let mut connection = self.0.pool.acquire().await?;
-        let (mut whole, ended) = event::head(&mut connection).await?;
+        let (mut whole, ended) = self.look_at_head().await?;
         let until = Instant::now() + SETTLE;
         while whole < ended && Instant::now() < until {
             tokio::time::sleep(SETTLE / 50).await;
-            whole = event::head(&mut connection).await?.0;
+            whole = self.look_at_head().await?.0;
         }
         Ok(EventCursor { xid: whole, seq: i64::MAX })
+    }
+
+    /// Holds no connection between two looks: there may be many who wait.
+    async fn look_at_head(&self) -> Result<(i64, i64), Error> {
+        let mut connection = self.0.pool.acquire().await?;
+        Ok(event::head(&mut connection).await?)
     }
 
     /// Resolves when new events may be there, at the latest after a second.

@@ -17,7 +17,12 @@ use crate::db::dependency::Target;
 use crate::db::insert::Prepared;
 use crate::db::snapshot::Locked;
 use crate::db::{artifact, dependency, session};
-use crate::lifecycle::{Event, Snapshot, transition};
+use crate::lifecycle::{Event, SKIPPED_FOR, Snapshot, transition};
+
+/// How many dependencies that do not exist are told.
+const ENOUGH: usize = 1_000;
+/// The most of another task's end that a reason tells, in bytes.
+const CAUSE: usize = 512;
 
 /// Where new tasks go.
 pub(crate) struct Place<'a> {
@@ -112,12 +117,24 @@ fn first_state(
     })
 }
 
-/// A task and how it ended, for a reason.
+/// A task and how it ended, for another task's reason.
+///
+/// A skipped task is described by what it was skipped for, and what is long is cut: however long the chain of tasks that
+/// wait for one another, each of them tells the one that failed, in a line.
 pub(crate) fn describe(name: &str, state: State, reason: Option<&str>) -> String {
-    match reason {
+    let whole = match reason {
+        Some(reason) if state == State::Skipped && reason.starts_with(SKIPPED_FOR) => {
+            reason.trim_start_matches(SKIPPED_FOR).to_owned()
+        }
         Some(reason) => format!("{name} {state}: {reason}"),
         None => format!("{name} {state}"),
+    };
+    if whole.len() <= CAUSE {
+        return whole;
     }
+    let kept =
+        whole.char_indices().map(|(at, _)| at).take_while(|at| *at <= CAUSE).last().unwrap_or_default();
+    whole.get(..kept).map_or_else(String::new, |kept| format!("{kept}…"))
 }
 
 async fn outside(
@@ -139,6 +156,9 @@ async fn outside(
                 if Uuid::parse_str(name).is_ok_and(|id| test(&TaskId(id))) {
                     let pointer = place.pointer(index, &format!("/depends_on/{at}"));
                     errors.push(FieldError::new(pointer, format!("{name} {detail}")));
+                    if errors.len() >= ENOUGH {
+                        return errors;
+                    }
                 }
             }
         }
@@ -151,12 +171,12 @@ async fn outside(
     if let Some(parent) = place.parent
         && dependency::would_wait_for_itself(connection, parent.id, &wanted).await?
     {
-        let mut looping = HashSet::new();
-        for id in &wanted {
-            if dependency::would_wait_for_itself(connection, parent.id, &[*id]).await? {
-                looping.insert(*id);
-                break;
-            }
+        // There may be 100,000 of them: halved until one is left.
+        let mut looping = wanted.as_slice();
+        while looping.len() > 1 {
+            let (front, back) = looping.split_at(looping.len() / 2);
+            let at_front = dependency::would_wait_for_itself(connection, parent.id, front).await?;
+            looping = if at_front { front } else { back };
         }
         let errors = names(&|id| looping.contains(id), "waits for the task that this one would be under");
         return Err(super::check::graph_problem(errors));

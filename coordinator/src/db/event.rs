@@ -76,12 +76,13 @@ struct Row {
     progress: Option<String>,
 }
 
-/// At most `limit` events of a namespace after (xid, seq), oldest first; with `task`, only its own and those of the tasks
-/// directly under it.
+/// At most `limit` events of a namespace after (xid, seq) and up to the transaction `whole` of [`head`], oldest first; with
+/// `task`, only its own and those of the tasks directly under it.
 pub(crate) async fn after(
     connection: &mut PgConnection,
     namespace: &str,
     (xid, seq): (i64, i64),
+    whole: i64,
     task: Option<TaskId>,
     limit: i64,
 ) -> sqlx::Result<Vec<Event>> {
@@ -91,14 +92,15 @@ pub(crate) async fn after(
                   e.at AS "at: Time", e.state, e.reason, e.attempt, e.token, e.node, e.outcome::text, e.progress::text
            FROM orca.events e LEFT JOIN orca.tasks t ON t.id = e.task
            WHERE (e.xid, e.seq) > ($2::bigint::text::xid8, $3)
-             AND e.xid < pg_snapshot_xmin(pg_current_snapshot())
+             AND e.xid <= $6::bigint::text::xid8
              AND e.namespace = $1 AND ($4::uuid IS NULL OR e.task = $4 OR e.parent = $4)
            ORDER BY e.xid, e.seq LIMIT $5"#,
         namespace,
         xid,
         seq,
         task.map(|task| task.0),
-        limit
+        limit,
+        whole
     )
     .fetch_all(connection)
     .await?;

@@ -7,16 +7,19 @@ use uuid::Uuid;
 
 use super::millis;
 
-/// Roots of trees that ended so long ago.
+/// Roots of trees that ended so long ago and that no open task depends on: it is to get their results. Locked, so that
+/// none comes to depend on them meanwhile; those that another coordinator works on are passed over.
 pub(crate) async fn old_roots(
     connection: &mut PgConnection,
     retention: Duration,
     most: i64,
 ) -> sqlx::Result<Vec<Uuid>> {
     sqlx::query_scalar!(
-        r#"SELECT id FROM orca.tasks WHERE parent IS NULL AND finished_at IS NOT NULL
+        r#"SELECT id FROM orca.tasks r WHERE parent IS NULL AND finished_at IS NOT NULL
              AND finished_at < orca.now() - $1::bigint * interval '1 millisecond'
-           ORDER BY finished_at LIMIT $2"#,
+             AND NOT EXISTS (SELECT FROM orca.dependencies d JOIN orca.tasks t ON t.id = d.task
+                             WHERE d.needs = r.id AND t.finished_at IS NULL)
+           ORDER BY finished_at LIMIT $2 FOR UPDATE OF r SKIP LOCKED"#,
         millis(retention),
         most
     )
@@ -24,8 +27,8 @@ pub(crate) async fn old_roots(
     .await
 }
 
-/// At most `most` tasks of these trees, the deepest first; none of a tree in which anything is still open, or on which
-/// something outside still waits to be settled.
+/// At most `most` tasks of these trees, the deepest first; none of a tree in which anything is still open or waits to be
+/// settled, or on which an open task outside depends.
 pub(crate) async fn deepest(
     connection: &mut PgConnection,
     roots: &[Uuid],
@@ -37,7 +40,9 @@ pub(crate) async fn deepest(
                UNION ALL
                SELECT r.root, t.id, t.depth, t.finished_at FROM orca.tasks t JOIN tree r ON t.parent = r.id),
            busy AS (SELECT root FROM tree WHERE finished_at IS NULL
-                    UNION SELECT root FROM tree r JOIN orca.unsettled u ON u.task = r.id)
+                    UNION SELECT root FROM tree r JOIN orca.unsettled u ON u.task = r.id
+                    UNION SELECT root FROM tree r JOIN orca.dependencies d ON d.needs = r.id
+                          JOIN orca.tasks t ON t.id = d.task WHERE t.finished_at IS NULL)
            SELECT id AS "id!" FROM tree WHERE root NOT IN (SELECT root FROM busy) ORDER BY depth DESC, id LIMIT $2"#,
         roots,
         most

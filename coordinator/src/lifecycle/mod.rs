@@ -19,6 +19,9 @@ mod tests;
 
 pub use attempt::backoff;
 
+/// What the reason of a skipped task begins with; then comes the task that ended otherwise than by success.
+pub const SKIPPED_FOR: &str = "a dependency did not succeed: ";
+
 /// What is known of a task before something happens to it.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Snapshot {
@@ -305,7 +308,7 @@ fn enter(task: &Snapshot, change: &mut Change, failure: Option<String>) {
         && task.on_dependency_failure == OnDependencyFailure::Skip
     {
         change.state = State::Skipped;
-        change.reason = Some(format!("a dependency did not succeed: {failure}"));
+        change.reason = Some(format!("{SKIPPED_FOR}{failure}"));
     } else if change.open_dependencies == 0 {
         change.state = if task.early { State::Scheduled } else { State::Ready };
     }

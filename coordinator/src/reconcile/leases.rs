@@ -41,10 +41,14 @@ async fn turn(app: &App) -> Result<Vec<(TaskId, orca_proto::task::State)>, Error
                         returned: Returned::Nothing,
                         sample: sample(),
                     };
-                    let change = transition(&task.snapshot, event).map_err(|refusal| {
-                        Error::Internal(format!("task {} has a lease but does not run: {refusal}", task.id))
-                    })?;
-                    changes.push((task, change));
+                    match transition(&task.snapshot, event) {
+                        Ok(change) => changes.push((task, change)),
+                        Err(refusal) => {
+                            // It must not keep the others from being reclaimed.
+                            tracing::error!(task.id = %task.id, %refusal, "a lease of a task that does not run");
+                            lease::release(tx, &[task.id.0]).await?;
+                        }
+                    }
                 }
                 apply(tx, &changes, effects).await?;
                 Ok(changes.iter().map(|(task, change)| (task.id, change.state)).collect())

@@ -11,13 +11,16 @@ use crate::db::{artifact, idempotency, node, retention};
 const TREES: i64 = 200;
 /// Rows in one transaction.
 const BATCH: i64 = 5_000;
+/// Events in one transaction.
+const EVENTS: i64 = 10 * BATCH;
 /// Blobs in one turn.
 const BLOBS: i64 = 500;
 
 /// Forgets whatever is old enough.
 pub(crate) async fn run(app: &App) -> Result<(), Error> {
-    while trees(app).await? > 0 {}
-    rows(app).await?;
+    // Until nothing is left: what a busy system leaves in a minute may be more than one batch.
+    while !app.0.shutdown.is_cancelled() && trees(app).await? > 0 {}
+    while !app.0.shutdown.is_cancelled() && rows(app).await? {}
     blobs(app).await
 }
 
@@ -42,20 +45,22 @@ async fn trees(app: &App) -> Result<u64, Error> {
         .await
 }
 
-async fn rows(app: &App) -> Result<(), Error> {
+/// Answers whether there may be more.
+async fn rows(app: &App) -> Result<bool, Error> {
     let app = app.clone();
     app.clone()
         .spawned(async move {
             transaction!(app, |tx, _effects| {
                 let keep = app.0.retention;
                 let uploads = retention::forget_uploads(tx, keep, BATCH).await?;
-                let events = retention::forget_events(tx, keep, 10 * BATCH).await?;
+                let events = retention::forget_events(tx, keep, EVENTS).await?;
                 let keys = idempotency::forget_old(tx, BATCH).await?;
                 let nodes = node::forget_gone(tx, keep.max(Duration::from_secs(3_600))).await?;
                 if uploads + events + keys + nodes > 0 {
                     tracing::info!(uploads, events, keys, nodes, "forgot what was old");
                 }
-                Ok(())
+                let full = |count: u64, most: i64| i64::try_from(count).is_ok_and(|count| count >= most);
+                Ok(full(uploads, BATCH) || full(events, EVENTS) || full(keys, BATCH))
             })
         })
         .await

@@ -5,7 +5,8 @@
 //! settler at a time over all coordinators: so nothing it locks can be locked the other way round, and a task with
 //! 100,000 dependents, or a goal with 100,000 tasks, is settled by a few statements.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::sync::Arc;
 
 use orca_proto::ids::TaskId;
 use orca_proto::task::State;
@@ -25,7 +26,7 @@ const REPAIRS: i64 = 100;
 
 /// Settles until there is nothing left.
 pub(crate) async fn run(app: &App) -> Result<(), Error> {
-    while turn(app).await? {}
+    while !app.0.shutdown.is_cancelled() && turn(app).await? {}
     Ok(())
 }
 
@@ -83,21 +84,24 @@ async fn dependents(
     ended: &[Ended],
     effects: &mut Effects,
 ) -> Result<(), Error> {
-    let by_id: HashMap<TaskId, &Ended> = ended.iter().map(|task| (task.id, task)).collect();
-    let ids: Vec<TaskId> = by_id.keys().copied().collect();
+    let ids: Vec<TaskId> = ended.iter().map(|task| task.id).collect();
     let waiting = settlement::dependents(connection, &ids).await?;
     if waiting.is_empty() {
         return Ok(());
     }
-    let ids: Vec<TaskId> = waiting.keys().copied().collect();
+    let failed: HashMap<TaskId, Arc<str>> = ended
+        .iter()
+        .filter(|task| task.state != State::Succeeded)
+        .map(|task| (task.id, describe(&task.name, task.state, task.reason.as_deref()).into()))
+        .collect();
+    let doomed = doomed(connection, &failed).await?;
+    let ids: BTreeSet<TaskId> = waiting.keys().chain(doomed.keys()).copied().collect();
+    let ids: Vec<TaskId> = ids.into_iter().collect();
     let mut changes = Vec::new();
     for task in snapshot::lock(connection, &ids).await? {
         let needs = waiting.get(&task.id).map_or(&[][..], Vec::as_slice);
-        let failure = needs
-            .iter()
-            .filter_map(|id| by_id.get(id))
-            .find(|need| need.state != State::Succeeded)
-            .map(|need| describe(&need.name, need.state, need.reason.as_deref()));
+        let cause = needs.iter().find_map(|id| failed.get(id)).or_else(|| doomed.get(&task.id));
+        let failure = cause.map(|cause| cause.to_string());
         let event = Event::DependenciesEnded { ended: count(needs.len()), failure };
         // Refused where it was cancelled or skipped meanwhile: then nothing is left to do.
         if let Ok(change) = transition(&task.snapshot, event) {
@@ -105,6 +109,39 @@ async fn dependents(
         }
     }
     Ok(apply(connection, &changes, effects).await?)
+}
+
+/// What is skipped because of these failures, near and far: for each task the failure that it goes back to.
+async fn doomed(
+    connection: &mut PgConnection,
+    failed: &HashMap<TaskId, Arc<str>>,
+) -> Result<HashMap<TaskId, Arc<str>>, Error> {
+    if failed.is_empty() {
+        return Ok(HashMap::new());
+    }
+    let mut ids: Vec<TaskId> = failed.keys().copied().collect();
+    let doomed = settlement::doomed(connection, &ids).await?;
+    if doomed.is_empty() {
+        return Ok(HashMap::new());
+    }
+    ids.extend(&doomed);
+    let doomed: HashSet<TaskId> = doomed.into_iter().collect();
+    let mut needed_by: HashMap<TaskId, Vec<TaskId>> = HashMap::new();
+    for (task, needs) in settlement::dependents(connection, &ids).await? {
+        if doomed.contains(&task) {
+            needs.into_iter().for_each(|id| needed_by.entry(id).or_default().push(task));
+        }
+    }
+    let mut causes: HashMap<TaskId, Arc<str>> = HashMap::new();
+    let mut next: Vec<(TaskId, Arc<str>)> =
+        failed.iter().map(|(id, cause)| (*id, Arc::clone(cause))).collect();
+    while let Some((id, cause)) = next.pop() {
+        for task in needed_by.remove(&id).unwrap_or_default() {
+            causes.entry(task).or_insert_with(|| Arc::clone(&cause));
+            next.push((task, Arc::clone(&cause)));
+        }
+    }
+    Ok(causes)
 }
 
 /// Tells parents; answers the finish steps that may now run.

@@ -1,5 +1,6 @@
 //! The stream of events: complete, in order, and never past one that commits late.
 
+use orca_coordinator::app::{EventCursor, Principal};
 use orca_proto::event::EventKind;
 use orca_proto::task::State;
 use orca_proto::token::Access;
@@ -34,6 +35,36 @@ async fn a_reader_never_passes_an_event_whose_transaction_commits_late() {
     let seen = tokio::time::timeout(SOON, both).await.unwrap();
     assert_eq!(seen[0].kind, EventKind::CancelRequested);
     assert_eq!(seen[1].data.state, Some(State::Ready));
+}
+
+#[tokio::test]
+async fn a_look_goes_on_past_what_was_not_for_this_reader() {
+    let test = TestApp::start().await;
+    test.stop().await;
+    let stranger = principal("other", "bob", Access::Operator);
+    test.app.task_enqueue(&stranger, task("a"), None).await.unwrap();
+    // Visible only once older transactions of the whole server have ended.
+    let first = async |who: &Principal, after: Option<&EventCursor>| {
+        let looking = async {
+            loop {
+                let (seen, next) = test.app.events_look(who, after, None, 1).await.unwrap();
+                if !seen.is_empty() {
+                    return (seen[0].id.parse::<EventCursor>().unwrap(), next);
+                }
+                test.app.events_changed().await;
+            }
+        };
+        tokio::time::timeout(SOON, looking).await.unwrap()
+    };
+    let (foreign, _) = first(&stranger, None).await;
+    let operator = test.operator();
+    let (seen, place) = test.app.events_look(&operator, None, None, 100).await.unwrap();
+    assert!(seen.is_empty() && place > foreign, "{place} is not past {foreign}");
+    test.enqueue(task("b")).await;
+    let (own, next) = first(&operator, Some(&place)).await;
+    assert_eq!(own, next);
+    let (seen, _) = test.app.events_look(&operator, Some(&next), None, 1).await.unwrap();
+    assert!(seen.is_empty());
 }
 
 #[tokio::test]

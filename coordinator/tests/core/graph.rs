@@ -32,6 +32,38 @@ async fn a_failure_skips_everything_behind_it_but_what_wants_to_run() {
 }
 
 #[tokio::test]
+async fn a_chain_of_a_thousand_is_skipped_at_once_and_each_tells_the_one_that_failed() {
+    let test = TestApp::start().await;
+    let mut tasks = vec![task("first")];
+    tasks.extend((1..1_000).map(|n| match n {
+        1 => after("t1", &["first"]),
+        n => after(&format!("t{n}"), &[&format!("t{}", n - 1)]),
+    }));
+    // Two ways lead to the last: it is skipped once.
+    tasks.push(after("last", &["t999", "t500", "first"]));
+    let ids = test.app.batch_enqueue(&test.operator(), Batch { tasks }, None).await.unwrap().ids;
+    let node = test.worker("w").await;
+    let grant = node.claim_one().await;
+    node.fail(&grant).await;
+    test.reconcile().await;
+    for id in [ids[1], ids[999], ids[1_000]] {
+        let summary = test.task(id).await.summary;
+        assert_eq!(summary.state, State::Skipped);
+        let reason = summary.reason.unwrap();
+        assert!(reason.starts_with("a dependency did not succeed: first failed: "), "{reason}");
+        assert!(reason.len() < 1_024, "{reason}");
+    }
+    let mut connection = test.connection().await;
+    let steps: i64 =
+        sqlx::query_scalar("SELECT count(DISTINCT xid::text) FROM orca.events WHERE state = 'skipped'")
+            .fetch_one(&mut connection)
+            .await
+            .unwrap();
+    assert_eq!(steps, 1, "each link took a transaction of its own");
+    test.stop().await;
+}
+
+#[tokio::test]
 async fn a_dependency_that_has_ended_counts_as_it_ended() {
     let test = TestApp::start().await;
     let node = test.worker("w").await;

@@ -8,7 +8,7 @@ use orca_proto::spec::{InputArtifact, NewTask};
 use orca_proto::task::State;
 use serde_json::json;
 
-use super::support::{RETENTION, TestApp, goal, kind, lease, task};
+use super::support::{RETENTION, TestApp, after, goal, kind, lease, task};
 
 const HOUR: Duration = Duration::from_secs(3_600);
 
@@ -57,6 +57,31 @@ async fn a_tree_is_forgotten_whole_with_its_files_once_it_ended_long_ago() {
     assert_eq!(test.files(), 2);
     test.advance(HOUR * 2).await;
     assert_eq!(test.files(), 0);
+    test.stop().await;
+}
+
+#[tokio::test]
+async fn what_an_open_task_depends_on_stays_until_that_has_ended() {
+    let test = TestApp::start().await;
+    let (early, late) = (test.enqueue(task("early")).await, test.enqueue(task("late")).await);
+    let both = test.enqueue(after("both", &[&early.to_string(), &late.to_string()])).await;
+    let node = test.worker("w").await;
+    let grant = node.claim_one().await;
+    assert_eq!(grant.task, early);
+    node.succeed(&grant, json!("kept")).await;
+    test.advance(RETENTION * 2).await;
+    // The node that nobody heard of was forgotten as well.
+    let node = test.worker("w").await;
+    let grant = node.claim_one().await;
+    node.succeed(&grant, json!(null)).await;
+    let grant = node.claim_one().await;
+    assert_eq!(grant.task, both);
+    let inputs = test.app.attempt_dependencies(&node.who, lease(&grant)).await.unwrap().tasks;
+    let early_result = inputs.iter().find(|input| input.id == early).and_then(|input| input.result.clone());
+    assert_eq!(early_result, Some(json!("kept")));
+    node.succeed(&grant, json!(null)).await;
+    test.advance(HOUR).await;
+    assert_eq!(kind(test.app.task_get(&test.operator(), early).await), Kind::NotFound);
     test.stop().await;
 }
 
