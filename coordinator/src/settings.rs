@@ -92,7 +92,7 @@ pub struct DatabaseSettings {
     /// A file with the database's password, instead of one in the URL
     #[arg(long = "database-password-file", env = "ORCA_DATABASE_PASSWORD_FILE", value_name = "FILE")]
     pub password_file: Option<PathBuf>,
-    /// Connections in the pool; 2 to 1000
+    /// Connections in the pool; 3 to 1000
     #[arg(
         long = "database-connections",
         env = "ORCA_DATABASE_CONNECTIONS",
@@ -173,7 +173,7 @@ impl Settings {
     /// [`StartError::Setting`], with what to do about it.
     pub(crate) fn resolve(&self, clock: Clock) -> Result<Resolved, StartError> {
         within("ORCA_MAX_CONNECTIONS", self.server.max_connections, 16, 65_536)?;
-        within("ORCA_DATABASE_CONNECTIONS", self.database.connections, 2, 1_000)?;
+        within("ORCA_DATABASE_CONNECTIONS", self.database.connections, 3, 1_000)?;
         span_within("ORCA_LEASE", self.queue.lease, Span::secs(1), Span::secs(3_600))?;
         span_within("ORCA_RETENTION", self.queue.retention, Span::secs(60), Span::secs(3_660 * 86_400))?;
         Ok(Resolved {

@@ -102,13 +102,17 @@ pub(super) async fn cancel(
 
 /// Retry a task
 ///
-/// Enqueues a task that ended once more, as a new task with the same spec. The body is empty or `{}`.
+/// Enqueues a task that ended once more, as a new task with the same spec. The body is empty or `{}`. With an
+/// `Idempotency-Key`, the same request again answers the same new task.
 #[utoipa::path(
     post,
     path = "/v1/tasks/{id}/retries",
     tag = "tasks",
     operation_id = "retry_task",
-    params(("id" = TaskId, Path, description = "The ended task's id.")),
+    params(
+        ("id" = TaskId, Path, description = "The ended task's id."),
+        ("Idempotency-Key" = Option<String>, Header, description = "1 to 128 visible ASCII characters; kept for 24 h."),
+    ),
     security(("bearer" = ["operator"])),
     responses((status = 201, description = "The new task", body = Task, headers(("Location" = String, description = "The new task's path")))),
 )]
@@ -116,9 +120,10 @@ pub(super) async fn retry(
     OperatorAuth(who): OperatorAuth,
     State(app): State<App>,
     Path(id): Path<TaskId>,
+    IdempotencyKey(key): IdempotencyKey,
     _body: NoBody,
 ) -> Result<impl IntoResponse, Refusal> {
-    let task = app.task_retry(&who, id).await?;
+    let task = app.task_retry(&who, id, key.as_deref()).await?;
     Ok(created(task))
 }
 

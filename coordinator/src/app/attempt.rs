@@ -15,7 +15,7 @@ use orca_proto::spec::OnChildFailure;
 use orca_proto::task::{Progress, Step};
 use sqlx::PgConnection;
 
-use super::check::{Check, graph_problem};
+use super::check::{Check, aside, graph_problem};
 use super::enqueue::{fingerprint, take_key};
 use super::graph::{Place, check_dates, prepare};
 use super::transaction::transaction;
@@ -158,10 +158,15 @@ impl App {
             check.fail("/tasks", "must hold at least one task");
         }
         check.done()?;
-        let graph = plan::validate(&children.tasks, limits::BATCH_TASKS).map_err(graph_problem)?;
-        check_dates(&children.tasks, |index| format!("/tasks/{index}"))?;
+        let (children, graph, hash) = aside(move || {
+            let graph = plan::validate(&children.tasks, limits::BATCH_TASKS).map_err(graph_problem)?;
+            check_dates(&children.tasks, |index| format!("/tasks/{index}"))?;
+            let hash = fingerprint("children", &children)?;
+            Ok((children, graph, hash))
+        })
+        .await?;
         let key = format!("attempt/{}/{}/{}", lease.task, lease.token, children.idempotency_key);
-        let key = Some((key, fingerprint("children", &children)?));
+        let key = Some((key, hash));
         let ids: Vec<TaskId> = children.tasks.iter().map(|_| TaskId::new()).collect();
         let (app, who) = (self.clone(), who.clone());
         self.spawned(async move {

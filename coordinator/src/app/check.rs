@@ -12,13 +12,31 @@ const YEARS: (i64, i64) = (946_684_800, 7_258_118_400);
 /// The longest text that a report may give as a reason, in bytes.
 const REASON: usize = 16 << 10;
 
+/// How many faults of one request are kept.
+const ENOUGH: usize = 1_000;
+
+/// Runs a check that may have 64 MiB to look at where it holds up nobody else's request.
+///
+/// # Errors
+/// The check's own.
+pub(crate) async fn aside<T: Send + 'static>(
+    check: impl FnOnce() -> Result<T, Error> + Send + 'static,
+) -> Result<T, Error> {
+    tokio::task::spawn_blocking(check)
+        .await
+        .map_err(|error| Error::Internal(format!("a check ended early: {error}")))?
+}
+
 /// Collects what is wrong with a request.
 #[derive(Default)]
 pub(crate) struct Check(Vec<FieldError>);
 
 impl Check {
+    /// Notes a fault, while there is use in it: a large body can hold millions.
     pub(crate) fn fail(&mut self, pointer: impl Into<String>, detail: impl Into<String>) {
-        self.0.push(FieldError::new(pointer, detail));
+        if self.0.len() < ENOUGH {
+            self.0.push(FieldError::new(pointer, detail));
+        }
     }
 
     /// A text for people: bounded, without NUL.

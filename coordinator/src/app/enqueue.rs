@@ -12,7 +12,7 @@ use serde::Serialize;
 use sha2::{Digest, Sha256};
 use sqlx::PgConnection;
 
-use super::check::{Check, graph_problem};
+use super::check::{Check, aside, graph_problem};
 use super::graph::{Place, check_dates, prepare};
 use super::transaction::transaction;
 use super::{App, Error, Principal};
@@ -102,18 +102,30 @@ impl App {
         if batch.tasks.is_empty() {
             return Err(Error::field("/tasks", "must hold at least one task"));
         }
-        let graph = plan::validate(&batch.tasks, limits::BATCH_TASKS).map_err(graph_problem)?;
-        check_dates(&batch.tasks, |index| format!("/tasks/{index}"))?;
-        let key = operator_key(idempotency_key, "batch", &batch)?;
+        let key = idempotency_key.map(ToOwned::to_owned);
+        let (batch, graph, key) = aside(move || {
+            let graph = plan::validate(&batch.tasks, limits::BATCH_TASKS).map_err(graph_problem)?;
+            check_dates(&batch.tasks, |index| format!("/tasks/{index}"))?;
+            let key = operator_key(key.as_deref(), "batch", &batch)?;
+            Ok((batch, graph, key))
+        })
+        .await?;
         let ids = self.insert(who, key, batch.tasks, graph, true, None).await?;
         Ok(Enqueued { ids })
     }
 
-    /// Enqueues a new task with the spec of one that ended. The old one, and what it left, stays as it is.
+    /// Enqueues a new task with the spec of one that ended. The old one, and what it left, stays as it is. A repeat under
+    /// the same idempotency key answers the same new task.
     ///
     /// # Errors
-    /// `not-found`; `conflict` if it has not ended, or is a finish step.
-    pub async fn task_retry(&self, who: &Principal, id: TaskId) -> Result<Task, Error> {
+    /// `not-found`; `conflict` if it has not ended, or is a finish step; `idempotency-conflict`.
+    pub async fn task_retry(
+        &self,
+        who: &Principal,
+        id: TaskId,
+        idempotency_key: Option<&str>,
+    ) -> Result<Task, Error> {
+        let key = operator_key(idempotency_key, "retry", &id)?;
         let mut connection = self.0.pool.acquire().await?;
         let old = task::get(&mut connection, &who.namespace, id).await?.ok_or_else(Error::not_found)?;
         if !old.summary.state.is_terminal() {
@@ -129,7 +141,7 @@ impl App {
         let mut spec = old.spec;
         spec.depends_on = outside.iter().map(ToString::to_string).collect();
         let graph = Graph { inside: vec![Vec::new()], outside: vec![outside] };
-        let ids = self.insert(who, None, vec![spec], graph, false, Some(id)).await?;
+        let ids = self.insert(who, key, vec![spec], graph, false, Some(id)).await?;
         let id = ids.first().ok_or_else(|| Error::Internal("one task got no id".to_owned()))?;
         self.task_get(who, *id).await
     }

@@ -6,11 +6,11 @@ use orca_proto::limits;
 use orca_proto::node::LeaseRef;
 use orca_proto::plan::{self, Graph};
 use orca_proto::problem::{Kind, Problem};
-use orca_proto::spec::{NewTask, OnChildFailure, OnDependencyFailure, Role};
+use orca_proto::spec::{NewTask, OnChildFailure, OnDependencyFailure, Role, nests_deeper_than};
 use orca_proto::task::{Outcome, State, Step};
 use sqlx::PgConnection;
 
-use super::check::{Check, holds_nul};
+use super::check::{Check, aside, holds_nul};
 use super::enqueue::fingerprint;
 use super::graph::{Place, check_dates, prepare};
 use super::transaction::{sample, transaction};
@@ -41,7 +41,10 @@ impl App {
         lease: LeaseRef,
         report: Report,
     ) -> Result<Reported, Error> {
-        let checked = check(report)?;
+        let checked = match report.plan {
+            Some(_) => aside(move || check(report)).await?,
+            None => check(report)?,
+        };
         let (app, who) = (self.clone(), who.clone());
         self.spawned(async move {
             transaction!(app, |tx, effects| settle(tx, effects, &who, lease, &checked).await)
@@ -51,7 +54,6 @@ impl App {
 }
 
 fn check(report: Report) -> Result<Checked, Error> {
-    let hash = fingerprint("report", &report)?;
     let mut check = Check::default();
     check.outcome(&report.outcome);
     let success = report.outcome == Outcome::Succeeded;
@@ -67,20 +69,26 @@ fn check(report: Report) -> Result<Checked, Error> {
         if text.len() > limits::RESULT {
             check.fail("/result", "is larger than 1 MiB; keep it as an artifact");
         }
+        if nests_deeper_than(value, limits::NESTING) {
+            check.fail("/result", "is nested deeper than 64 levels; keep it as an artifact");
+        }
         if holds_nul(value) {
             check.fail("/result", "must not hold NUL characters");
         }
         result = Some(text);
     }
     check.done()?;
-    let plan = match report.plan {
+    let graph = match &report.plan {
         None => None,
         Some(plan) => {
             let graph = plan::validate(&plan.tasks, limits::PLAN_TASKS).map_err(invalid)?;
             check_dates(&plan.tasks, |index| format!("/tasks/{index}")).map_err(as_invalid)?;
-            Some((plan.tasks, graph))
+            Some(graph)
         }
     };
+    // Last: what is refused need not be read through for it.
+    let hash = fingerprint("report", &report)?;
+    let plan = report.plan.map(|plan| plan.tasks).zip(graph);
     Ok(Checked { outcome: report.outcome, result, plan, hash })
 }
 

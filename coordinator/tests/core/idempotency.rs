@@ -52,11 +52,13 @@ async fn a_retry_is_a_new_task_and_the_old_one_stays_as_it_ended() {
     let test = TestApp::start().await;
     let node = test.worker("w").await;
     let id = test.enqueue(task("a")).await;
-    assert_eq!(kind(test.app.task_retry(&test.operator(), id).await), Kind::Conflict);
+    assert_eq!(kind(test.app.task_retry(&test.operator(), id, None).await), Kind::Conflict);
     let grant = node.claim_one().await;
     node.fail(&grant).await;
     let before = test.task(id).await;
-    let again = test.app.task_retry(&test.operator(), id).await.unwrap();
+    let again = test.app.task_retry(&test.operator(), id, Some("again")).await.unwrap();
+    let repeated = test.app.task_retry(&test.operator(), id, Some("again")).await.unwrap();
+    assert_eq!(repeated.summary.id, again.summary.id);
     assert_eq!((again.retry_of, again.summary.state), (Some(id), State::Ready));
     let grant = node.claim_one().await;
     assert_eq!((grant.task, grant.token.0), (again.summary.id, 1));
