@@ -104,7 +104,11 @@ impl AttemptDir {
     pub(crate) fn write_durably(&self, name: &str, content: &[u8]) -> io::Result<()> {
         let path = self.path(name);
         let parent = path.parent().unwrap_or(&self.root).to_path_buf();
-        std::fs::create_dir_all(&parent)?;
+        // Not what lies above it: a directory that the node removed must not come back.
+        match std::fs::create_dir(&parent) {
+            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
+            _ => {}
+        }
         let unfinished = path.with_extension("tmp");
         let mut file = File::create(&unfinished)?;
         file.write_all(content)?;
@@ -151,6 +155,15 @@ mod tests {
         dir.write_durably("spool/report.json", b"two").unwrap();
         assert_eq!(std::fs::read(root.path().join("spool/report.json")).unwrap(), b"two");
         assert_eq!(std::fs::read_dir(root.path().join("spool")).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn a_directory_that_the_node_removed_does_not_come_back() {
+        let (root, dir) = dir();
+        let path = root.path().to_path_buf();
+        drop(root);
+        dir.write_durably("spool/report.json", b"late").unwrap_err();
+        assert!(!path.exists());
     }
 
     #[test]

@@ -238,8 +238,10 @@ impl Attempt {
     /// Puts the report on disk, then delivers what is still under way, then the report.
     async fn settle(mut self, outcome: Outcome, deliveries: Option<Deliveries>) -> Result<(), AgentError> {
         let report = report::compose(&self.dir, outcome);
-        report::spool(&self.dir, &report)
-            .map_err(|source| AgentError::Machine { what: "cannot write the report", source })?;
+        if let Err(error) = report::spool(&self.dir, &report) {
+            // A full disk, or a program that took its directory apart. The node puts the report on its own disk anyway.
+            eprintln!("orca-agent: cannot write the report to {}: {error}", files::REPORT);
+        }
         let delivered = async {
             if let Some(deliveries) = deliveries {
                 deliveries.finish().await;
