@@ -46,6 +46,7 @@ type Key = (String, bool);
 struct Kept {
     /// Serialises the fetch; true once it is there.
     ready: Arc<tokio::sync::Mutex<bool>>,
+    is_there: bool,
     bytes: u64,
     uses: usize,
     last_use: u64,
@@ -77,8 +78,12 @@ pub(crate) struct InUse {
 
 impl Drop for InUse {
     fn drop(&mut self) {
-        if let Some(kept) = lock(&self.index).kept.get_mut(&self.key) {
+        let mut index = lock(&self.index);
+        if let Some(kept) = index.kept.get_mut(&self.key) {
             kept.uses = kept.uses.saturating_sub(1);
+            if kept.uses == 0 && !kept.is_there {
+                index.kept.remove(&self.key);
+            }
         }
     }
 }
@@ -118,10 +123,11 @@ impl Files {
         let fetching = tokio::spawn(async move {
             let mut ready = ready.lock_owned().await;
             if !*ready {
-                files.obtain(&client, &input, &artifact, &in_use.path).await?;
+                let size = files.obtain(&client, &input, &artifact, &in_use.path).await?;
                 *ready = true;
                 if let Some(kept) = lock(&files.index).kept.get_mut(&in_use.key) {
-                    kept.bytes = artifact.size;
+                    kept.is_there = true;
+                    kept.bytes = size;
                 }
                 drop(ready);
                 files.shrink();
@@ -159,24 +165,26 @@ impl Files {
         input: &InputArtifact,
         artifact: &Artifact,
         path: &Path,
-    ) -> Result<(), FilesError> {
+    ) -> Result<u64, FilesError> {
         let temporary = Temporary(self.dir.join(format!("new-{}", Uuid::now_v7())));
         download(client, input, artifact, &temporary.0).await?;
         if !input.unpack {
-            return tokio::fs::rename(&temporary.0, path).await.map_err(|error| failed(input, error));
+            tokio::fs::rename(&temporary.0, path).await.map_err(|error| failed(input, error))?;
+            return Ok(artifact.size);
         }
         let tree = Temporary(self.dir.join(format!("new-{}", Uuid::now_v7())));
         let (target, path, input) = (tree.0.clone(), path.to_path_buf(), input.clone());
         let unpacking = tokio::task::spawn_blocking(move || {
             let archive = File::open(&temporary.0).map_err(|error| failed(&input, error))?;
             std::fs::create_dir(&target).map_err(|error| failed(&input, error))?;
-            unpack(io::BufReader::with_capacity(256 << 10, archive), &target).map_err(
+            let size = unpack(io::BufReader::with_capacity(256 << 10, archive), &target).map_err(
                 |error| match error {
                     UnpackError::Refused(why) => FilesError::Rejected { name: input.name.clone(), why },
                     UnpackError::Io(error) => failed(&input, error),
                 },
             )?;
-            std::fs::rename(&target, &path).map_err(|error| failed(&input, error))
+            std::fs::rename(&target, &path).map_err(|error| failed(&input, error))?;
+            Ok(size)
         });
         match unpacking.await {
             Ok(unpacked) => unpacked,

@@ -1,21 +1,29 @@
 //! Unpacks a tar archive that nobody trusts: directories and regular files only, into an empty directory of the node's own.
 //!
 //! Names may be any bytes. Because links are never made, no name can lead out of the directory once `..` and absolute
-//! names are refused.
+//! names are refused. What a small archive could blow up to is bounded: extension headers, depth, and everything made.
 
+use std::cell::Cell;
 use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::io::{self, Read};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
+use std::rc::Rc;
 
 use tar::{Archive, EntryType};
 
-/// Entries of one archive.
+/// Entries of one archive, and files and directories that are made from it.
 const ENTRIES: u64 = 5_000_000;
 /// Bytes of one name.
 const NAME: usize = 3_000;
+/// Directories in one name.
+const DEPTH: usize = 256;
+/// What a file or directory takes besides its content, in bytes, and more or less.
+const BLOCK: u64 = 4_096;
+/// Bytes between the contents of two files: headers, long names, padding. The reader takes long names whole into memory.
+const HEADERS: u64 = 256 << 10;
 
 /// Why an archive was not unpacked whole.
 #[derive(Debug, thiserror::Error)]
@@ -28,18 +36,20 @@ pub(super) enum UnpackError {
     Io(io::Error),
 }
 
-/// Unpacks `archive` into `target`, an empty directory.
+/// Unpacks `archive` into `target`, an empty directory; answers about how many bytes of disk that takes.
 ///
 /// # Errors
 /// [`UnpackError`]; what was unpacked so far stays.
-pub(super) fn unpack(archive: impl Read, target: &Path) -> Result<(), UnpackError> {
-    let mut archive = Archive::new(archive);
-    let entries = archive.entries().map_err(broken)?;
-    for (count, entry) in (1_u64..).zip(entries) {
+pub(super) fn unpack(archive: impl Read, target: &Path) -> Result<u64, UnpackError> {
+    let allowed = Rc::new(Cell::new(HEADERS));
+    let mut archive = Archive::new(Metered { inner: archive, allowed: Rc::clone(&allowed) });
+    let mut entries = archive.entries().map_err(broken)?;
+    let (mut made, mut bytes) = (0_u64, 0_u64);
+    loop {
+        allowed.set(HEADERS);
+        let Some(entry) = entries.next() else { return Ok(bytes.saturating_add(made * BLOCK)) };
         let mut entry = entry.map_err(broken)?;
-        if count > ENTRIES {
-            return Err(UnpackError::Refused(format!("the archive has more than {ENTRIES} entries")));
-        }
+        count(&mut made)?;
         let kind = entry.header().entry_type();
         if kind == EntryType::XGlobalHeader {
             continue;
@@ -52,18 +62,86 @@ pub(super) fn unpack(archive: impl Read, target: &Path) -> Result<(), UnpackErro
             )));
         }
         let Some(inside) = relative(&name)? else { continue };
-        let path = target.join(inside);
+        let path = target.join(&inside);
         // A regular file whose name ends in a slash is how old archives write a directory.
         if kind == EntryType::Directory || name.ends_with(b"/") {
-            fs::create_dir_all(&path).map_err(|error| placed(&name, error))?;
+            make_dirs(target, &inside, &mut made).map_err(|error| error.of(&name))?;
             continue;
         }
         let runs = entry.header().mode().is_ok_and(|mode| mode & 0o111 != 0);
-        let mut file =
-            create(&path, if runs { 0o755 } else { 0o644 }).map_err(|error| placed(&name, error))?;
-        copy(&mut entry, &mut file)?;
+        let mode = if runs { 0o755 } else { 0o644 };
+        let mut file = match create(&path, mode) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                if let Some(parent) = inside.parent() {
+                    make_dirs(target, parent, &mut made).map_err(|error| error.of(&name))?;
+                }
+                create(&path, mode)
+            }
+            created => created,
+        }
+        .map_err(|error| placed(&name, error))?;
+        allowed.set(u64::MAX);
+        bytes = bytes.saturating_add(copy(&mut entry, &mut file)?);
+    }
+}
+
+/// Counts one more thing that an archive makes.
+fn count(made: &mut u64) -> Result<(), UnpackError> {
+    *made += 1;
+    if *made > ENTRIES {
+        return Err(UnpackError::Refused(format!(
+            "the archive makes more than {ENTRIES} files and directories"
+        )));
     }
     Ok(())
+}
+
+/// Why a directory was not made.
+enum Unmade {
+    Io(io::Error),
+    Refused(UnpackError),
+}
+
+impl Unmade {
+    fn of(self, name: &[u8]) -> UnpackError {
+        match self {
+            Self::Io(error) => placed(name, error),
+            Self::Refused(refused) => refused,
+        }
+    }
+}
+
+/// Makes `inside` below `target`, and counts each directory that was not there: one long name can ask for hundreds.
+fn make_dirs(target: &Path, inside: &Path, made: &mut u64) -> Result<(), Unmade> {
+    let mut path = target.to_path_buf();
+    for part in inside.components() {
+        path.push(part);
+        match fs::create_dir(&path) {
+            Ok(()) => count(made).map_err(Unmade::Refused)?,
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists && path.is_dir() => {}
+            Err(error) => return Err(Unmade::Io(error)),
+        }
+    }
+    Ok(())
+}
+
+/// Reads no more than is allowed at the moment.
+struct Metered<R> {
+    inner: R,
+    allowed: Rc<Cell<u64>>,
+}
+
+impl<R: Read> Read for Metered<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let allowed = self.allowed.get();
+        if allowed == 0 && !buffer.is_empty() {
+            return Err(io::Error::other("a header in it is too long"));
+        }
+        let most = usize::try_from(allowed).unwrap_or(usize::MAX).min(buffer.len());
+        let count = self.inner.read(buffer.get_mut(..most).unwrap_or_default())?;
+        self.allowed.set(allowed.saturating_sub(count as u64));
+        Ok(count)
+    }
 }
 
 /// The path below the target; `None` for the target itself.
@@ -86,32 +164,27 @@ fn relative(name: &[u8]) -> Result<Option<PathBuf>, UnpackError> {
             part => path.push(OsStr::from_bytes(part)),
         }
     }
+    if path.components().count() > DEPTH {
+        return refuse("which lies too deep");
+    }
     Ok(if path.as_os_str().is_empty() { None } else { Some(path) })
 }
 
 fn create(path: &Path, mode: u32) -> io::Result<File> {
-    let open = || File::options().write(true).create(true).truncate(true).mode(mode).open(path);
-    match open() {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            if let Some(parent) = path.parent() {
-                fs::create_dir_all(parent)?;
-            }
-            open()
-        }
-        opened => opened,
-    }
+    File::options().write(true).create(true).truncate(true).mode(mode).open(path)
 }
 
 /// Copies, and tells the archive's faults from the disk's.
-fn copy(entry: &mut impl Read, file: &mut File) -> Result<(), UnpackError> {
+fn copy(entry: &mut impl Read, file: &mut File) -> Result<u64, UnpackError> {
     use std::io::Write;
-    let mut buffer = [0; 32 << 10];
+    let (mut buffer, mut copied) = ([0; 32 << 10], 0);
     loop {
         let count = entry.read(&mut buffer).map_err(broken)?;
         if count == 0 {
-            return Ok(());
+            return Ok(copied);
         }
         file.write_all(buffer.get(..count).unwrap_or_default()).map_err(UnpackError::Io)?;
+        copied += count as u64;
     }
 }
 
@@ -155,7 +228,7 @@ mod tests {
         builder.append(&header, content).unwrap();
     }
 
-    fn unpacked(entries: &[(EntryType, &[u8])]) -> (tempfile::TempDir, Result<(), UnpackError>) {
+    fn unpacked(entries: &[(EntryType, &[u8])]) -> (tempfile::TempDir, Result<u64, UnpackError>) {
         let mut builder = Builder::new(Vec::new());
         for (kind, name) in entries {
             entry(&mut builder, *kind, name, if kind.is_file() { b"content" } else { b"" });
@@ -206,6 +279,54 @@ mod tests {
     fn a_name_that_is_both_file_and_directory_is_refused() {
         let (_dir, result) = unpacked(&[(EntryType::Regular, b"a"), (EntryType::Regular, b"a/b")]);
         assert!(matches!(result, Err(UnpackError::Refused(_))), "{result:?}");
+    }
+
+    #[test]
+    fn a_long_name_is_not_taken_into_memory_however_long_it_says_it_is() {
+        let mut header = Header::new_gnu();
+        header.set_entry_type(EntryType::GNULongName);
+        header.set_size(1 << 33);
+        header.set_cksum();
+        let taken = Rc::new(Cell::new(0));
+        struct Endless(Rc<Cell<u64>>);
+        impl Read for Endless {
+            fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+                self.0.set(self.0.get() + buffer.len() as u64);
+                buffer.fill(b'a');
+                Ok(buffer.len())
+            }
+        }
+        let dir = tempfile::tempdir().unwrap();
+        let archive = header.as_bytes().as_slice().chain(Endless(Rc::clone(&taken)));
+        assert!(matches!(unpack(archive, dir.path()), Err(UnpackError::Refused(_))));
+        assert!(taken.get() <= HEADERS, "{}", taken.get());
+    }
+
+    #[test]
+    fn a_file_is_copied_however_long_it_is_between_two_headers() {
+        let mut builder = Builder::new(Vec::new());
+        entry(&mut builder, EntryType::Regular, b"a", &vec![7; HEADERS as usize * 2]);
+        entry(&mut builder, EntryType::Regular, b"b", b"");
+        let bytes = builder.into_inner().unwrap();
+        let dir = tempfile::tempdir().unwrap();
+        unpack(bytes.as_slice(), dir.path()).unwrap();
+        assert_eq!(fs::metadata(dir.path().join("a")).unwrap().len(), HEADERS * 2);
+        assert!(dir.path().join("b").exists());
+    }
+
+    #[test]
+    fn a_name_that_is_nothing_but_depth_is_refused_before_it_is_made() {
+        let deep = |count: usize| {
+            let mut builder = Builder::new(Vec::new());
+            let mut header = Header::new_gnu();
+            header.set_size(0);
+            builder.append_data(&mut header, "a/".repeat(count) + "f", io::empty()).unwrap();
+            let dir = tempfile::tempdir().unwrap();
+            let result = unpack(builder.into_inner().unwrap().as_slice(), dir.path());
+            (fs::read_dir(dir.path()).unwrap().count(), result)
+        };
+        assert!(matches!(deep(DEPTH - 1), (1, Ok(_))));
+        assert!(matches!(deep(DEPTH), (0, Err(UnpackError::Refused(_)))));
     }
 
     #[test]
