@@ -94,6 +94,7 @@ pub fn main(role: Role) -> ExitCode {
         eprintln!("orca-{}: --log {why}", role_name(role));
         return ExitCode::from(2);
     }
+    raise_open_files();
     let ended = settings(arguments, role, state_dir).and_then(|settings| {
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(THREADS)
@@ -177,6 +178,16 @@ fn start_logging(arguments: &Arguments) -> Result<(), String> {
         LogFormat::Json => builder.json().try_init(),
     }
     .map_err(|error| error.to_string())
+}
+
+/// Takes as many file descriptors as there are to have: containers can make a node hold some dozens each.
+fn raise_open_files() {
+    use rustix::process::{Resource, getrlimit, setrlimit};
+    let mut limit = getrlimit(Resource::Nofile);
+    limit.current = limit.maximum;
+    if let Err(error) = setrlimit(Resource::Nofile, limit) {
+        tracing::debug!(%error, "the limit of open files stays as it is");
+    }
 }
 
 /// The first signal drains; the second ends the process at once, and the next start sweeps what is left.

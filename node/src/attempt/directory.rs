@@ -30,6 +30,8 @@ pub(super) mod private {
     pub(in crate::attempt) const RESULT: &str = "result.json";
     /// The plan that the program posted.
     pub(in crate::attempt) const PLAN: &str = "plan.json";
+    /// A body on its way in.
+    pub(in crate::attempt) const BODY: &str = "body";
     /// The agent's report.
     pub(in crate::attempt) const REPORT: &str = "report.json";
 }

@@ -3,6 +3,7 @@
 
 mod agent_socket;
 mod directory;
+mod disk;
 mod prepare;
 mod relay;
 mod session;
@@ -13,7 +14,8 @@ mod watch;
 
 use std::sync::Arc;
 
-use orca_proto::node::Grant;
+use orca_proto::ids::FencingToken;
+use orca_proto::node::{Grant, LeaseRef};
 use orca_proto::task::Outcome;
 
 use crate::daemon::Node;
@@ -56,12 +58,20 @@ pub(crate) async fn run(node: &Arc<Node>, grant: Grant, lease: Arc<HeldLease>) {
             return settle::unstarted(node, &lease, interrupted).await;
         }
     };
-    let ending = match node.runtime.start(&prepared.launch).await {
-        Ok(()) => Box::pin(watch::watch(node, &prepared, &lease)).await,
-        Err(fault) => {
+    // It holds the input, which may be large and is on disk by now.
+    drop(grant);
+    let started = tokio::select! {
+        started = node.runtime.start(&prepared.launch) => Some(started),
+        () = lease.over() => None,
+    };
+    let ending = match started {
+        Some(Ok(())) => Box::pin(watch::watch(node, &prepared, &lease)).await,
+        Some(Err(fault)) => {
             let uncertain = matches!(fault, Fault::Silent(_));
             Ending::Unstarted { fault: fault.into(), uncertain }
         }
+        // Another node may run the task by now. The engine may still carry out what it was asked.
+        None => Ending::Unstarted { fault: Interrupted::Stopped(Stop::LeaseOver), uncertain: true },
     };
     Box::pin(settle::settle(node, &name, prepared, &lease, ending)).await;
 }
@@ -78,4 +88,25 @@ async fn stopped(node: &Node, lease: &HeldLease) -> Stop {
 
 fn container_name(grant: &Grant) -> String {
     format!("orca-{}-{}-{}", grant.task, grant.attempt, grant.token)
+}
+
+/// Whose container has this name; the inverse of [`container_name`].
+pub(crate) fn lease_of(name: &str) -> Option<LeaseRef> {
+    let (rest, token) = name.strip_prefix("orca-")?.rsplit_once('-')?;
+    let (task, _attempt) = rest.rsplit_once('-')?;
+    Some(LeaseRef { task: task.parse().ok()?, token: FencingToken(token.parse().ok()?) })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_containers_name_tells_its_lease() {
+        let lease = LeaseRef { task: orca_proto::ids::TaskId::new(), token: FencingToken(7) };
+        assert_eq!(lease_of(&format!("orca-{}-2-{}", lease.task, lease.token)), Some(lease));
+        for name in ["", "orca-", "orca-1-2-3", "postgres", "orca-a-b-c-d"] {
+            assert_eq!(lease_of(name), None, "{name}");
+        }
+    }
 }

@@ -104,8 +104,8 @@ pub(super) async fn prepare(
             .collect(),
         image,
     };
-    let session =
-        Arc::new(Session::new(Arc::clone(node), Arc::clone(lease), brief, token, directory, readable));
+    let session = Session::new(Arc::clone(node), Arc::clone(lease), brief, token, directory, readable);
+    let session = Arc::new(session.map_err(here)?);
     let server = Server::start(Arc::clone(&session)).map_err(here)?;
     Ok(Prepared { session, server, launch, _inputs: inputs })
 }

@@ -3,6 +3,7 @@
 use std::collections::HashSet;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use bytes::Bytes;
 use orca_proto::agent::{AgentReport, Brief};
 use orca_proto::ids::ArtifactId;
 use orca_proto::task::Progress;
@@ -15,6 +16,8 @@ use crate::daemon::leases::HeldLease;
 
 /// JSON bodies that one attempt may have under way at once.
 const BODIES: usize = 4;
+/// Artifacts that one attempt may have under way at once, in either direction.
+const TRANSFERS: usize = 8;
 
 /// Backs the socket of one attempt.
 #[derive(Clone)]
@@ -49,7 +52,11 @@ pub(super) struct Session {
     pub(super) directory: Directory,
     /// Artifacts that it may read.
     pub(super) readable: HashSet<ArtifactId>,
-    pub(super) bodies: Semaphore,
+    /// The brief as its agent gets it. The one above goes without the input, which may be large.
+    pub(super) brief_text: Bytes,
+    pub(super) bodies: Arc<Semaphore>,
+    pub(super) large_body: Arc<Semaphore>,
+    pub(super) transfers: Arc<Semaphore>,
     /// True once the program was started.
     pub(super) started: watch::Sender<bool>,
     /// The latest, until it is relayed.
@@ -62,24 +69,29 @@ impl Session {
     pub(super) fn new(
         node: Arc<Node>,
         lease: Arc<HeldLease>,
-        brief: Brief,
+        mut brief: Brief,
         token: Token,
         directory: Directory,
         readable: HashSet<ArtifactId>,
-    ) -> Self {
-        Self {
+    ) -> serde_json::Result<Self> {
+        let brief_text = serde_json::to_vec(&brief)?.into();
+        brief.input = serde_json::Value::Null;
+        Ok(Self {
             node,
             lease,
             brief,
             token,
             directory,
             readable,
-            bodies: Semaphore::new(BODIES),
+            brief_text,
+            bodies: Arc::new(Semaphore::new(BODIES)),
+            large_body: Arc::new(Semaphore::new(1)),
+            transfers: Arc::new(Semaphore::new(TRANSFERS)),
             started: watch::Sender::new(false),
             progress: watch::Sender::new(None),
             report: Mutex::new(None),
             reported: Notify::new(),
-        }
+        })
     }
 
     /// Takes the agent's report; `false` if there already is another.

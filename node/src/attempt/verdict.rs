@@ -32,6 +32,8 @@ pub(super) enum Ending {
     Idle,
     /// The program outlived its time limit, and the agent did not stop it.
     Overdue,
+    /// It wrote more into its directory than it may; says how much that is.
+    Overfull(String),
     /// From outside. A cancel only when the agent did not carry it out.
     Stopped(Stop),
     /// The engine did not start it.
@@ -58,6 +60,8 @@ pub(super) struct Evidence {
     pub(super) post_mortem: PostMortem,
 }
 
+/// Most of a reason that is kept, in bytes; with NUL made visible it still fits what the coordinator takes.
+const REASON: usize = 4 << 10;
 /// The exit code of a shell whose last command was killed.
 const SHELL_KILLED: i32 = 128 + 9;
 
@@ -75,8 +79,35 @@ pub(super) fn wants_post_mortem(ending: &Ending) -> bool {
     }
 }
 
+/// Whether an agent may say this of its program. The rest is for the node and the coordinator to find out.
+pub(super) const fn is_for_agents(outcome: &Outcome) -> bool {
+    !matches!(outcome, Outcome::Lost | Outcome::RuntimeError { .. })
+}
+
 /// What to report; `None` when nothing may be.
 pub(super) fn verdict(ending: Ending, evidence: Evidence) -> Option<Report> {
+    let mut report = judge(ending, evidence)?;
+    match &mut report.outcome {
+        Outcome::Failed { reason: Some(reason), .. }
+        | Outcome::Rejected { reason }
+        | Outcome::RuntimeError { reason } => make_fit(reason),
+        _ => {}
+    }
+    Some(report)
+}
+
+/// A container can say anything, but an outcome that the coordinator refuses would never be recorded.
+fn make_fit(reason: &mut String) {
+    if reason.len() > REASON {
+        reason.truncate(reason.floor_char_boundary(REASON));
+        reason.push('…');
+    }
+    if reason.contains('\0') {
+        *reason = reason.replace('\0', "\u{2400}");
+    }
+}
+
+fn judge(ending: Ending, evidence: Evidence) -> Option<Report> {
     let plain = |outcome| Some(Report { outcome, result: None, plan: None });
     match ending {
         Ending::Reported(report) if report.outcome == Outcome::Succeeded => Some(success(report, evidence)),
@@ -86,6 +117,7 @@ pub(super) fn verdict(ending: Ending, evidence: Evidence) -> Option<Report> {
             reason: with_words("the agent did not start the program", &evidence.post_mortem),
         }),
         Ending::Overdue if evidence.cancel_asked => plain(Outcome::Cancelled),
+        Ending::Overfull(reason) => plain(Outcome::Failed { exit_code: SHELL_KILLED, reason: Some(reason) }),
         Ending::Overdue => plain(Outcome::TimedOut { which: Timeout::StartToClose }),
         Ending::Stopped(stop) => stopped(stop).and_then(plain),
         Ending::Unstarted { .. } if evidence.cancel_asked => plain(Outcome::Cancelled),
@@ -263,6 +295,17 @@ mod tests {
         }
         let finished = Evidence { cancel_asked: true, ..Evidence::default() };
         assert_eq!(outcome(report(Outcome::Succeeded), finished), Outcome::Succeeded);
+    }
+
+    #[test]
+    fn whatever_a_container_says_becomes_a_reason_that_can_be_recorded() {
+        let said = format!("\0{}", "€".repeat(9_000));
+        let failed = report(Outcome::Failed { exit_code: 1, reason: Some(said) });
+        let Outcome::Failed { reason: Some(reason), .. } = outcome(failed, Evidence::default()) else {
+            panic!("another outcome");
+        };
+        assert!(reason.starts_with("\u{2400}€") && reason.ends_with("€…"), "{reason}");
+        assert!(reason.len() < 2 * REASON);
     }
 
     #[test]

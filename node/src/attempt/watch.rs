@@ -12,8 +12,9 @@ use tokio_util::task::AbortOnDropHandle;
 
 use super::prepare::Prepared;
 use super::session::Session;
+use super::socket::left_report;
 use super::verdict::{Ending, Stop};
-use super::{agent_socket, relay};
+use super::{agent_socket, disk, relay};
 use crate::daemon::Node;
 use crate::daemon::leases::HeldLease;
 use crate::runtime::Signal;
@@ -45,6 +46,8 @@ async fn observe(node: &Arc<Node>, prepared: &Prepared, lease: &Arc<HeldLease>) 
     let brief = &session.brief;
     let mut started = session.started.subscribe();
     let mut exit = node.runtime.wait(name);
+    let overfull = disk::overfull(&session.directory, &prepared.launch.resources);
+    tokio::pin!(overfull);
     let mut deadline = Instant::now() + IDLE;
     let (mut is_started, mut is_cancelling) = (false, false);
     loop {
@@ -52,7 +55,7 @@ async fn observe(node: &Arc<Node>, prepared: &Prepared, lease: &Arc<HeldLease>) 
             biased;
             report = session.wait_for_report() => return Ending::Reported(report),
             exit = &mut exit => {
-                return match session.known_report().or_else(|| spooled(session)) {
+                return match last_report(session).await {
                     Some(report) => Ending::Reported(report),
                     None => Ending::Exited(exit),
                 };
@@ -76,10 +79,15 @@ async fn observe(node: &Arc<Node>, prepared: &Prepared, lease: &Arc<HeldLease>) 
                     deadline = Instant::now() + brief.start_to_close.get() + brief.grace.get() + SLACK;
                 }
             }
+            excess = &mut overfull => return Ending::Overfull(excess),
             () = tokio::time::sleep_until(deadline) => {
                 return match (is_cancelling, is_started) {
                     (true, _) => Ending::Stopped(Stop::Cancelled),
-                    (false, true) => Ending::Overdue,
+                    // It may have ended in time, with a report that waits behind the log lines of a slow coordinator.
+                    (false, true) => match last_report(session).await {
+                        Some(report) => Ending::Reported(report),
+                        None => Ending::Overdue,
+                    },
                     (false, false) => Ending::Idle,
                 };
             }
@@ -87,9 +95,18 @@ async fn observe(node: &Arc<Node>, prepared: &Prepared, lease: &Arc<HeldLease>) 
     }
 }
 
-/// The report that an agent wrote but could not post.
-fn spooled(session: &Session) -> Option<AgentReport> {
-    let most = if session.brief.role == Role::Plan { limits::PLAN_BODY } else { limits::BODY };
-    let bytes = session.directory.read_hostile(files::REPORT, most as u64).ok()?;
-    serde_json::from_slice(&bytes).ok()
+/// The report that an agent posted, or else the one that it wrote but could not post.
+async fn last_report(session: &Arc<Session>) -> Option<AgentReport> {
+    if let Some(report) = session.known_report() {
+        return Some(report);
+    }
+    // The container may have written anything there, so it takes its turn like any large body.
+    let turn = Arc::clone(&session.node.large_bodies).acquire_owned().await.ok()?;
+    let session = Arc::clone(session);
+    let read = tokio::task::spawn_blocking(move || {
+        let _turn = turn;
+        let most = if session.brief.role == Role::Plan { limits::PLAN_BODY } else { limits::BODY };
+        left_report(&session.directory.read_hostile(files::REPORT, most as u64).ok()?)
+    });
+    read.await.ok()?
 }

@@ -60,7 +60,12 @@ pub(super) async fn run(
             Err(error) => error,
         };
         drop(first);
-        if let Next::Stop(error) = recover(node, registration, error, "a claim").await {
+        let next = tokio::select! {
+            // It may have to register anew, with a coordinator that is away for long.
+            next = recover(node, registration, error, "a claim") => next,
+            () = shutdown.cancelled() => return None,
+        };
+        if let Next::Stop(error) = next {
             return Some(error);
         }
         tokio::select! {

@@ -104,6 +104,11 @@ impl Leases {
         self.lock().remove(&lease);
     }
 
+    /// Whether an attempt still works on it.
+    pub(crate) fn holds(&self, lease: LeaseRef) -> bool {
+        self.lock().contains_key(&lease)
+    }
+
     pub(crate) fn snapshot(&self) -> Snapshot {
         let mut snapshot = Snapshot::default();
         for held in self.lock().values().filter(|held| !held.is_over()) {

@@ -5,6 +5,7 @@
 //! the second.
 
 mod claim;
+mod janitor;
 pub(crate) mod leases;
 mod registration;
 mod renew;
@@ -17,7 +18,7 @@ use orca_proto::ids::{InstanceId, NodeId};
 use orca_proto::node::Registered;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
-use tokio_util::task::TaskTracker;
+use tokio_util::task::{AbortOnDropHandle, TaskTracker};
 
 use crate::files::Files;
 use crate::runtime::{self, Runtime};
@@ -28,8 +29,8 @@ use leases::Leases;
 
 /// How long stopped attempts may take to be removed and given back at the end of a shutdown.
 const EVICTION: Duration = Duration::from_secs(30);
-/// Requests with a body of more than a few megabytes that are read at one time, over all attempts.
-const LARGE_BODIES: usize = 8;
+/// Large bodies that are in memory at one time, over all attempts.
+const LARGE_BODIES: usize = 3;
 
 /// What the loops and the attempts of one daemon share.
 pub(crate) struct Node {
@@ -41,7 +42,7 @@ pub(crate) struct Node {
     pub(crate) files: Files,
     pub(crate) leases: Leases,
     /// Bounds the memory that attempts can make the node use.
-    pub(crate) large_bodies: Semaphore,
+    pub(crate) large_bodies: Arc<Semaphore>,
     /// Stop every attempt and give it back: the drain took too long.
     pub(crate) evict: CancellationToken,
     registered: RwLock<Registered>,
@@ -102,7 +103,7 @@ pub(crate) async fn run(settings: NodeSettings, shutdown: CancellationToken) -> 
         runtime,
         state,
         leases: Leases::default(),
-        large_bodies: Semaphore::new(LARGE_BODIES),
+        large_bodies: Arc::new(Semaphore::new(LARGE_BODIES)),
         evict: CancellationToken::new(),
         registered: RwLock::new(registered),
     });
@@ -117,6 +118,8 @@ async fn serve(
     shutdown: CancellationToken,
 ) -> Result<(), NodeError> {
     let attempts = TaskTracker::new();
+    let watched = Arc::clone(&node);
+    let _janitor = AbortOnDropHandle::new(tokio::spawn(async move { janitor::run(&watched).await }));
     let renewing = renew::run(&node, registration, &shutdown);
     tokio::pin!(renewing);
     let superseded = tokio::select! {

@@ -66,6 +66,11 @@ pub(crate) struct Launch {
     pub(crate) labels: HashMap<String, String>,
 }
 
+/// Bytes that an attempt may write into the directory that it shares with its node.
+pub(crate) fn attempt_dir_bytes(resources: &Resources) -> u64 {
+    resources.tmp.0.max(1 << 30)
+}
+
 /// How a container's first process ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Exit {
@@ -115,6 +120,9 @@ pub(crate) trait Runtime: Send + Sync {
 
     /// Kills and removes a container; returns `Ok` only once there is none of that name.
     fn remove<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<(), Fault>>;
+
+    /// The names of all containers that daemons with this state directory made, running or not.
+    fn names(&self) -> BoxFuture<'_, Result<Vec<String>, Fault>>;
 
     /// Removes everything that an earlier daemon with the same state directory left; answers how many.
     fn sweep(&self) -> BoxFuture<'_, Result<usize, Fault>>;

@@ -160,6 +160,10 @@ impl Runtime for Process {
         })
     }
 
+    fn names(&self) -> BoxFuture<'_, Result<Vec<String>, Fault>> {
+        Box::pin(async { Ok(self.lock().keys().cloned().collect()) })
+    }
+
     fn sweep(&self) -> BoxFuture<'_, Result<usize, Fault>> {
         Box::pin(async {
             let count = kill_below(self.attempts.clone(), true).await;

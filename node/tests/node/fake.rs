@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use axum::body::{Body, Bytes};
-use axum::extract::{Path, Request, State};
+use axum::extract::{DefaultBodyLimit, Path, Request, State};
 use axum::http::StatusCode;
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
@@ -89,6 +89,7 @@ impl Fake {
             .route("/v1/tasks/{task}/attempts/{token}/artifacts/{name}", put(keep))
             .route("/v1/artifacts/{id}", get(artifact))
             .route("/v1/artifacts/{id}/content", get(content))
+            .layer(DefaultBodyLimit::disable())
             .layer(middleware::from_fn_with_state(fake.clone(), maybe_away))
             .with_state(fake.clone());
         tokio::spawn(async move { axum::serve(listener, app).await });

@@ -302,3 +302,24 @@ async fn the_node_s_own_environment_does_not_reach_a_task() {
     rig.fake.report_of(lease).await;
     rig.stop().await.unwrap();
 }
+
+#[tokio::test]
+async fn a_report_that_only_a_node_can_make_is_not_believed_when_a_container_left_it() {
+    let rig = Rig::start(RuntimeKind::Process).await;
+    let forged = r#"{"outcome": {"kind": "lost"}}"#;
+    let script = format!("echo '{forged}' > $ORCA_DIR/spool/report.json; kill -9 $PPID; sleep 60");
+    let lease = rig.grant(shell(&script));
+    assert_eq!(rig.fake.report_of(lease).await.outcome, Outcome::Killed { signal: 9 });
+    rig.stop().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_program_that_overfills_its_directory_is_stopped_and_told_what_the_limit_is() {
+    let rig = Rig::start(RuntimeKind::Process).await;
+    let deep = format!("mkdir -p $ORCA_DIR/out/{}; sleep 60", vec!["d"; 40].join("/"));
+    let lease = rig.grant(shell(&deep));
+    let outcome = rig.fake.report_of(lease).await.outcome;
+    let Outcome::Failed { exit_code: 137, reason: Some(reason) } = outcome else { panic!("{outcome:?}") };
+    assert!(reason.contains("1GiB") && reason.contains("/tmp"), "{reason}");
+    rig.stop().await.unwrap();
+}

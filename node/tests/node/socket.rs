@@ -1,6 +1,7 @@
 //! `node.sock` from the outside: whoever is in the container may send anything.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use orca_node::RuntimeKind;
 use orca_proto::node::LeaseRef;
@@ -134,4 +135,43 @@ async fn children_are_relayed_to_the_coordinator() {
     let fake = rig.fake.clone();
     rig.stop().await.unwrap();
     assert!(fake.book().reports.is_empty());
+}
+
+#[tokio::test]
+async fn a_large_body_is_taken_and_one_that_would_become_far_larger_is_refused() {
+    let rig = Rig::start(RuntimeKind::Process).await;
+    let (lease, inside) = inside(&rig).await;
+    let large = format!("\"{}\"", "x".repeat(900_000));
+    assert_eq!(inside.json("PUT", "/v1/result", large.as_bytes()).await.0, 204);
+    let tasks = |count: usize| vec![r#"{"container": {"image": "i"}}"#; count].join(",");
+    let children = |count| format!(r#"{{"idempotency_key": "k", "tasks": [{}]}}"#, tasks(count));
+    let many = inside.json("POST", "/v1/children", children(100_001).as_bytes()).await;
+    assert_eq!(kind(&many), Kind::Validation);
+    assert!(many.1.contains("the most is 100000"), "{many:?}");
+    assert_eq!(inside.json("POST", "/v1/children", children(6_000).as_bytes()).await.0, 200);
+    assert_eq!(rig.fake.book().children[0].tasks.len(), 6_000);
+    let done = br#"{"outcome": {"kind": "succeeded"}}"#;
+    assert_eq!(inside.json("POST", "/v1/report", done).await.0, 204);
+    let result = rig.fake.report_of(lease).await.result.unwrap();
+    assert_eq!(result.as_str().map(str::len), Some(900_000));
+    rig.stop().await.unwrap();
+}
+
+#[tokio::test]
+async fn connections_that_say_nothing_are_bounded_and_a_head_without_end_is_cut() {
+    let rig = Rig::start(RuntimeKind::Process).await;
+    let (lease, inside) = inside(&rig).await;
+    let long = format!("x-long: {}\r\n", "x".repeat(190_000));
+    assert_eq!(inside.send("GET", "/v1/attempt", &long, b"").await.0, 431);
+    let mut idle = Vec::new();
+    for _ in 0..32 {
+        idle.push(UnixStream::connect(&inside.socket).await.unwrap());
+    }
+    let one_more = inside.json("GET", "/v1/attempt", b"");
+    tokio::pin!(one_more);
+    let early = tokio::time::timeout(Duration::from_millis(300), &mut one_more).await;
+    assert!(early.is_err(), "{early:?}");
+    drop(idle);
+    assert_eq!(one_more.await.0, 200);
+    finish(rig, lease).await;
 }

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use axum::Json;
 use axum::body::Body;
+use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, Request, State};
 use axum::http::header::CONTENT_TYPE;
 use axum::response::{IntoResponse, Response};
@@ -21,9 +22,10 @@ const BYTES: &str = "application/octet-stream";
 
 pub(super) async fn keep(
     State(session): State<Arc<Session>>,
-    Path(name): Path<String>,
+    name: Result<Path<String>, PathRejection>,
     request: Request,
 ) -> Result<Json<Artifact>, ApiProblem> {
+    let name = name.map(|Path(name)| name).unwrap_or_default();
     if !is_valid_name(&name) {
         let detail = "must be 1 to 128 letters, digits or any of ._-, and not begin with a dot";
         return Err(Problem::validation(vec![FieldError::new("/name", detail)]).into());
@@ -34,6 +36,7 @@ pub(super) async fn keep(
     if declared.is_some_and(|size| size > limits::ARTIFACT) {
         return Err(ApiProblem::new(Kind::BodyTooLarge, too_large()));
     }
+    let _turn = session.transfers.acquire().await.map_err(ApiProblem::internal)?;
     let mut size = 0_u64;
     let chunks = request.into_body().into_data_stream().map(move |chunk| {
         let chunk = chunk.map_err(std::io::Error::other)?;
@@ -49,12 +52,21 @@ pub(super) async fn keep(
 
 pub(super) async fn fetch(
     State(session): State<Arc<Session>>,
-    Path(id): Path<String>,
+    id: Result<Path<String>, PathRejection>,
 ) -> Result<Response, ApiProblem> {
-    let id = id.parse::<ArtifactId>().ok().filter(|id| session.readable.contains(id)).ok_or_else(|| {
-        let detail = "neither an input of this task nor kept by one of its dependencies";
-        ApiProblem::new(Kind::NotFound, detail)
-    })?;
+    let id = id
+        .ok()
+        .and_then(|Path(id)| id.parse::<ArtifactId>().ok())
+        .filter(|id| session.readable.contains(id))
+        .ok_or_else(|| {
+            let detail = "neither an input of this task nor kept by one of its dependencies";
+            ApiProblem::new(Kind::NotFound, detail)
+        })?;
+    let turn = Arc::clone(&session.transfers).acquire_owned().await.map_err(ApiProblem::internal)?;
     let bytes = relay(&session, || session.node.client.download(id)).await?;
-    Ok(([(CONTENT_TYPE, BYTES)], Body::from_stream(bytes.map_err(std::io::Error::other))).into_response())
+    let bytes = bytes.map_err(std::io::Error::other).inspect_ok(move |_| {
+        // Held until the last byte is read.
+        let _ = &turn;
+    });
+    Ok(([(CONTENT_TYPE, BYTES)], Body::from_stream(bytes)).into_response())
 }

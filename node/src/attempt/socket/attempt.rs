@@ -8,7 +8,7 @@ use axum::extract::{Request, State};
 use axum::http::StatusCode;
 use axum::http::header::CONTENT_TYPE;
 use axum::response::{IntoResponse, Response};
-use orca_proto::agent::{Brief, Started};
+use orca_proto::agent::Started;
 use orca_proto::attempt::Children;
 use orca_proto::limits;
 use orca_proto::log::{LogAck, LogAppend};
@@ -17,7 +17,7 @@ use orca_proto::problem::{FieldError, Kind, Problem};
 use orca_proto::task::Progress;
 use tokio_util::io::ReaderStream;
 
-use super::json;
+use super::json::{self, Holds};
 use super::problem::ApiProblem;
 use crate::attempt::directory::private;
 use crate::attempt::relay::relay;
@@ -28,18 +28,18 @@ const MESSAGE: usize = 1_024;
 
 type Answer<T> = Result<T, ApiProblem>;
 
-pub(super) async fn show(State(session): State<Arc<Session>>) -> Json<Brief> {
-    Json(session.brief.clone())
+pub(super) async fn show(State(session): State<Arc<Session>>) -> Response {
+    ([(CONTENT_TYPE, "application/json")], session.brief_text.clone()).into_response()
 }
 
 pub(super) async fn started(State(session): State<Arc<Session>>, request: Request) -> Answer<StatusCode> {
-    json::small::<Started>(&session, request).await?;
+    json::note::<Started>(&session, request).await?;
     session.started.send_replace(true);
     Ok(StatusCode::NO_CONTENT)
 }
 
 pub(super) async fn progress(State(session): State<Arc<Session>>, request: Request) -> Answer<StatusCode> {
-    let progress = json::small::<Progress>(&session, request).await?.value;
+    let progress = json::note::<Progress>(&session, request).await?.value;
     let mut errors = Vec::new();
     if progress.percent.is_some_and(|percent| !(0.0..=100.0).contains(&percent)) {
         errors.push(FieldError::new("/percent", "must lie between 0 and 100"));
@@ -56,7 +56,7 @@ pub(super) async fn progress(State(session): State<Arc<Session>>, request: Reque
 
 /// Relayed before it is acknowledged: the agent holds its lines until then, so the node needs no memory for them.
 pub(super) async fn logs(State(session): State<Arc<Session>>, request: Request) -> Answer<Json<LogAck>> {
-    let lines = json::small::<LogAppend>(&session, request).await?;
+    let lines = json::flat::<LogAppend>(&session, request, limits::BODY).await?;
     if lines.value.lines.len() > limits::LOG_LINES {
         return Err(
             Problem::validation(vec![FieldError::new("/lines", "has more than 1,000 entries")]).into()
@@ -70,7 +70,8 @@ pub(super) async fn children(
     State(session): State<Arc<Session>>,
     request: Request,
 ) -> Answer<Json<Enqueued>> {
-    let children = json::large::<Children>(&session, request).await?;
+    let holds = Holds::Tasks(Kind::Validation);
+    let children = json::tree::<Children>(&session, request, limits::PLAN_BODY, holds).await?;
     let call = || session.node.client.spawn_children(session.lease.lease, &children.value);
     Ok(Json(relay(&session, call).await?))
 }

@@ -9,6 +9,7 @@ mod problem;
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::PermissionsExt;
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::Router;
 use axum::extract::{DefaultBodyLimit, Request, State};
@@ -16,20 +17,30 @@ use axum::http::header::AUTHORIZATION;
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post, put};
-use axum::serve::Listener;
+use hyper::server::conn::http1;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::service::TowerToHyperService;
 use orca_proto::agent::{files, routes};
 use orca_proto::problem::{Kind, Problem};
 use rustix::fs::{Mode, OFlags};
-use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{UnixListener, UnixStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::Semaphore;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::session::Session;
+pub(super) use outcome::left_report;
 use problem::ApiProblem;
 
 /// Connections that one attempt may have open at once.
-const CONNECTIONS: usize = 64;
+const CONNECTIONS: usize = 32;
+/// How long a request's head may take, and how long a connection may wait for the next one.
+const HEAD: Duration = Duration::from_secs(30);
+/// Bytes of a request's head, and of what is read ahead of its body.
+const BUFFER: usize = 64 << 10;
+/// How long a request that is under way may take once the attempt is settled.
+const FAREWELL: Duration = Duration::from_secs(5);
+/// The wait after a connection that could not be accepted: for want of file descriptors, for one.
+const PAUSE: Duration = Duration::from_millis(100);
 
 /// A served socket; no more is accepted once this is dropped.
 pub(super) struct Server(DropGuard);
@@ -39,14 +50,7 @@ impl Server {
     pub(super) fn start(session: Arc<Session>) -> std::io::Result<Self> {
         let listener = bind(&session.directory.shared)?;
         let stop = CancellationToken::new();
-        let stopped = stop.clone().cancelled_owned();
-        let limited = Limited { listener, open: Arc::new(Semaphore::new(CONNECTIONS)) };
-        let serve = axum::serve(limited, router(session)).with_graceful_shutdown(stopped);
-        tokio::spawn(async move {
-            if let Err(error) = serve.await {
-                tracing::warn!(%error, "an attempt's socket broke");
-            }
-        });
+        tokio::spawn(serve(listener, router(session), stop.clone()));
         Ok(Self(stop.drop_guard()))
     }
 
@@ -65,6 +69,50 @@ fn bind(directory: &std::path::Path) -> std::io::Result<UnixListener> {
     let path = directory.join(files::NODE_SOCKET);
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o666))?;
     Ok(listener)
+}
+
+/// Serves a bounded number of connections, each with bounds of its own, until `stop` is cancelled.
+async fn serve(listener: UnixListener, router: Router, stop: CancellationToken) {
+    let open = Arc::new(Semaphore::new(CONNECTIONS));
+    loop {
+        let next = async {
+            let permit = Arc::clone(&open).acquire_owned().await;
+            (permit, listener.accept().await)
+        };
+        let (permit, accepted) = tokio::select! {
+            next = next => next,
+            () = stop.cancelled() => return,
+        };
+        match accepted {
+            Ok((stream, _)) => {
+                let (service, stop) = (TowerToHyperService::new(router.clone()), stop.clone());
+                tokio::spawn(async move {
+                    converse(stream, service, stop).await;
+                    drop(permit);
+                });
+            }
+            Err(error) => {
+                tracing::warn!(%error, "cannot accept a connection on an attempt's socket");
+                tokio::time::sleep(PAUSE).await;
+            }
+        }
+    }
+}
+
+async fn converse(stream: UnixStream, service: TowerToHyperService<Router>, stop: CancellationToken) {
+    let connection = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEAD)
+        .max_buf_size(BUFFER)
+        .serve_connection(TokioIo::new(stream), service);
+    tokio::pin!(connection);
+    tokio::select! {
+        _ended = &mut connection => {}
+        () = stop.cancelled() => {
+            connection.as_mut().graceful_shutdown();
+            let _ended_or_not = tokio::time::timeout(FAREWELL, connection).await;
+        }
+    }
 }
 
 fn router(session: Arc<Session>) -> Router {
@@ -97,67 +145,5 @@ async fn authenticate(State(session): State<Arc<Session>>, request: Request, nex
             let detail = "send the content of the file `token` as `Authorization: Bearer …`";
             ApiProblem(Problem::new(Kind::Unauthenticated, detail)).into_response()
         }
-    }
-}
-
-/// A listener that accepts no more connections than it has permits.
-struct Limited {
-    listener: UnixListener,
-    open: Arc<Semaphore>,
-}
-
-impl Listener for Limited {
-    type Io = Counted;
-    type Addr = tokio::net::unix::SocketAddr;
-
-    async fn accept(&mut self) -> (Self::Io, Self::Addr) {
-        // The semaphore is never closed, so there is always a permit in the end.
-        let permit = Arc::clone(&self.open).acquire_owned().await.ok();
-        let (stream, address) = Listener::accept(&mut self.listener).await;
-        (Counted { stream, _permit: permit }, address)
-    }
-
-    fn local_addr(&self) -> std::io::Result<Self::Addr> {
-        self.listener.local_addr()
-    }
-}
-
-/// A connection that gives its permit back when it closes.
-struct Counted {
-    stream: UnixStream,
-    _permit: Option<OwnedSemaphorePermit>,
-}
-
-impl AsyncRead for Counted {
-    fn poll_read(
-        mut self: std::pin::Pin<&mut Self>,
-        context: &mut std::task::Context<'_>,
-        buffer: &mut tokio::io::ReadBuf<'_>,
-    ) -> std::task::Poll<std::io::Result<()>> {
-        std::pin::Pin::new(&mut self.stream).poll_read(context, buffer)
-    }
-}
-
-impl AsyncWrite for Counted {
-    fn poll_write(
-        mut self: std::pin::Pin<&mut Self>,
-        context: &mut std::task::Context<'_>,
-        bytes: &[u8],
-    ) -> std::task::Poll<std::io::Result<usize>> {
-        std::pin::Pin::new(&mut self.stream).poll_write(context, bytes)
-    }
-
-    fn poll_flush(
-        mut self: std::pin::Pin<&mut Self>,
-        context: &mut std::task::Context<'_>,
-    ) -> std::task::Poll<std::io::Result<()>> {
-        std::pin::Pin::new(&mut self.stream).poll_flush(context)
-    }
-
-    fn poll_shutdown(
-        mut self: std::pin::Pin<&mut Self>,
-        context: &mut std::task::Context<'_>,
-    ) -> std::task::Poll<std::io::Result<()>> {
-        std::pin::Pin::new(&mut self.stream).poll_shutdown(context)
     }
 }

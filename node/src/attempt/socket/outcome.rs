@@ -9,20 +9,21 @@ use orca_proto::limits;
 use orca_proto::plan::{self, Plan};
 use orca_proto::problem::{FieldError, Kind, Problem};
 use orca_proto::spec::Role;
-use orca_proto::task::Outcome;
 use serde::Serialize;
 use serde_json::Value;
 
-use super::json;
+use super::json::{self, Holds};
 use super::problem::ApiProblem;
 use crate::attempt::directory::private;
 use crate::attempt::session::Session;
+use crate::attempt::verdict::is_for_agents;
 
 pub(super) async fn result(
     State(session): State<Arc<Session>>,
     request: Request,
 ) -> Result<StatusCode, ApiProblem> {
-    let result = json::small::<Value>(&session, request).await?.value;
+    let read = json::tree::<Value>(&session, request, limits::BODY, Holds::Values).await?;
+    let result = read.value;
     if serde_json::to_string(&result).map_or(usize::MAX, |text| text.len()) > limits::RESULT {
         let detail = "a result may have at most 1 MiB; keep it as an artifact";
         return Err(ApiProblem::new(Kind::BodyTooLarge, detail));
@@ -36,7 +37,8 @@ pub(super) async fn plan(
     request: Request,
 ) -> Result<StatusCode, ApiProblem> {
     planners_only(&session)?;
-    let read = json::large::<Plan>(&session, request).await?;
+    let holds = Holds::Tasks(Kind::PlanInvalid);
+    let read = json::tree::<Plan>(&session, request, limits::PLAN_BODY, holds).await?;
     let plan = read.value;
     let check = move || match plan::validate(&plan.tasks, limits::PLAN_TASKS) {
         Ok(_) => Ok(plan),
@@ -51,11 +53,11 @@ pub(super) async fn report(
     State(session): State<Arc<Session>>,
     request: Request,
 ) -> Result<StatusCode, ApiProblem> {
-    let report = match session.brief.role {
-        Role::Plan => json::large::<AgentReport>(&session, request).await?.value,
-        Role::Work => json::small::<AgentReport>(&session, request).await?.value,
-    };
-    if matches!(report.outcome, Outcome::Lost | Outcome::RuntimeError { .. }) {
+    let most = if session.brief.role == Role::Plan { limits::PLAN_BODY } else { limits::BODY };
+    let holds = Holds::Tasks(Kind::PlanInvalid);
+    let read = json::tree::<AgentReport>(&session, request, most, holds).await?;
+    let report = read.value;
+    if !is_for_agents(&report.outcome) {
         let error = FieldError::new("/outcome/kind", "is not for the agent to say");
         return Err(Problem::validation(vec![error]).into());
     }
@@ -64,6 +66,12 @@ pub(super) async fn report(
     }
     stage(&session, private::REPORT, report.clone()).await?;
     settled(session.report(report))
+}
+
+/// The report in `bytes`, which a container left; none if it cannot be one.
+pub(in crate::attempt) fn left_report(bytes: &[u8]) -> Option<AgentReport> {
+    let report: AgentReport = json::parse_tree(bytes, Holds::Tasks(Kind::PlanInvalid)).ok()?;
+    is_for_agents(&report.outcome).then_some(report)
 }
 
 fn settled(same: bool) -> Result<StatusCode, ApiProblem> {

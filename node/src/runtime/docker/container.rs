@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use bollard::errors::Error;
+use bollard::models::ContainerSummary;
 use bollard::query_parameters::{
     CreateContainerOptionsBuilder, InspectContainerOptions, KillContainerOptionsBuilder,
     ListContainersOptionsBuilder, LogsOptionsBuilder, RemoveContainerOptionsBuilder, StartContainerOptions,
@@ -12,7 +13,7 @@ use bollard::query_parameters::{
 use futures_util::{StreamExt, TryStreamExt};
 use orca_proto::spec::Network;
 
-use super::host_config::{Sources, body};
+use super::host_config::{Sources, body, wrong_volume};
 use super::{ACT, CallError, Docker, LOOK, within};
 use crate::runtime::{Exit, Fault, Launch, PostMortem, Signal};
 
@@ -31,6 +32,9 @@ impl Docker {
             return Err(Fault::Rejected(
                 "it asks for an open network, which this node does not allow (--allow-network)".into(),
             ));
+        }
+        if let Some(why) = wrong_volume(&launch.image.volumes) {
+            return Err(Fault::Rejected(why));
         }
         let place = |path: &std::path::Path| {
             self.paths
@@ -137,12 +141,21 @@ impl Docker {
         tokio::time::timeout(REMOVAL, gone).await.map_err(|_| Fault::from(cause))
     }
 
-    pub(super) async fn sweep_containers(&self) -> Result<usize, Fault> {
+    async fn ours(&self) -> Result<Vec<ContainerSummary>, Fault> {
         let ours = HashMap::from([("label".to_owned(), vec![format!("{STATE}={}", self.state_id)])]);
         let options = ListContainersOptionsBuilder::new().all(true).filters(&ours).build();
-        let found = within(ACT, "list", self.api.list_containers(Some(options))).await?;
+        Ok(within(ACT, "list", self.api.list_containers(Some(options))).await?)
+    }
+
+    pub(super) async fn container_names(&self) -> Result<Vec<String>, Fault> {
+        let names =
+            self.ours().await?.into_iter().filter_map(|container| container.names?.into_iter().next());
+        Ok(names.map(|name| name.trim_start_matches('/').to_owned()).collect())
+    }
+
+    pub(super) async fn sweep_containers(&self) -> Result<usize, Fault> {
         let mut count = 0;
-        for id in found.into_iter().filter_map(|container| container.id) {
+        for id in self.ours().await?.into_iter().filter_map(|container| container.id) {
             self.remove_container(&id).await?;
             count += 1;
         }

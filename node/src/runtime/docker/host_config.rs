@@ -11,12 +11,14 @@ use bollard::models::{
 use orca_proto::agent::{env, files};
 use orca_proto::spec::{Network, Resources};
 
-use crate::runtime::Launch;
+use crate::runtime::{Launch, attempt_dir_bytes};
 
 /// The attempt's directory inside a container.
 const INSIDE: &str = "/orca";
 /// Files that one process may hold open. An engine cannot always give more than it has itself, so this is what any has.
 const OPEN_FILES: i64 = 16_384;
+/// Volumes that an image may declare.
+const VOLUMES: usize = 32;
 /// Most of the memory that `/dev/shm` may take, in bytes.
 const SHARED_MEMORY: u64 = 64 << 20;
 
@@ -63,7 +65,12 @@ fn host_config(launch: &Launch, sources: &Sources) -> HostConfig {
         memory_swap: Some(bytes(memory.0)),
         nano_cpus: Some(nano_cpus(cpus)),
         pids_limit: Some(i64::from(pids)),
-        ulimits: Some(vec![ulimit("nofile", OPEN_FILES), ulimit("core", 0)]),
+        ulimits: Some(vec![
+            ulimit("nofile", OPEN_FILES),
+            ulimit("core", 0),
+            // Nothing that it may write to holds more.
+            ulimit("fsize", bytes(attempt_dir_bytes(&launch.resources))),
+        ]),
         shm_size: Some(bytes(tmp.0.min(SHARED_MEMORY))),
         network_mode: Some(if launch.network == Network::Open { "bridge" } else { "none" }.into()),
         privileged: Some(false),
@@ -96,9 +103,22 @@ fn nano_cpus(cpus: f64) -> i64 {
 /// `/tmp`, and a sized tmpfs in place of each volume that the image declares: those would otherwise be unbounded disk.
 fn tmpfs(volumes: &[String], size: u64) -> HashMap<String, String> {
     let options = format!("rw,nosuid,nodev,size={size},mode=1777");
-    let ours = |path: &str| Path::new(path).starts_with(INSIDE) || path == "/" || path.contains("..");
-    let volumes = volumes.iter().filter(|path| path.starts_with('/') && !ours(path)).take(32);
-    volumes.map(String::as_str).chain(["/tmp"]).map(|path| (path.to_owned(), options.clone())).collect()
+    let volumes = volumes.iter().map(|path| path.trim_end_matches('/'));
+    volumes.chain(["/tmp"]).map(|path| (path.to_owned(), options.clone())).collect()
+}
+
+/// Why an image's volumes cannot be had; without a tmpfs in its place each would be a directory of unbounded size.
+pub(super) fn wrong_volume(volumes: &[String]) -> Option<String> {
+    if volumes.len() > VOLUMES {
+        return Some(format!("the image declares {} volumes; the most is {VOLUMES}", volumes.len()));
+    }
+    let is_wrong = |path: &&String| {
+        let parts = Path::new(path.as_str());
+        let plain = path.starts_with('/') && !path.contains("//") && !path.contains("/.");
+        !plain || parts.starts_with(INSIDE) || parts.parent().is_none()
+    };
+    let wrong = volumes.iter().find(is_wrong)?;
+    Some(format!("the image declares a volume at {wrong:?}, where there can be none"))
 }
 
 /// Propagation is left to the engine: private, but for paths below its own root (named volumes), where it insists on slave.
@@ -133,11 +153,7 @@ mod tests {
     fn launch(network: Network) -> Launch {
         Launch {
             name: "orca-t-1-1".into(),
-            image: Image {
-                id: "sha256:abc".into(),
-                command: vec![],
-                volumes: vec!["/data".into(), "/orca".into()],
-            },
+            image: Image { id: "sha256:abc".into(), command: vec![], volumes: vec!["/data/".into()] },
             user: Some("1000".into()),
             resources: Resources { cpus: 0.5, memory: Bytes::mib(64), pids: 32, tmp: Bytes::mib(8) },
             network,
@@ -159,6 +175,19 @@ mod tests {
     fn a_container_is_told_exactly_this_and_nothing_more() {
         let told = serde_json::to_value(body(&launch(Network::None), &sources())).unwrap();
         insta::assert_json_snapshot!(told);
+    }
+
+    #[test]
+    fn an_image_cannot_have_a_volume_that_would_not_be_bounded() {
+        let wrong = |path: &str| wrong_volume(&[path.to_owned()]).is_some();
+        for path in ["/", "/orca", "/orca/out", "data", "/a/../orca", "//orca", "/./orca", ""] {
+            assert!(wrong(path), "{path}");
+        }
+        for path in ["/data", "/var/lib/postgresql/data/", "/orcas", "/tmp"] {
+            assert!(!wrong(path), "{path}");
+        }
+        let many: Vec<String> = (0..=VOLUMES).map(|number| format!("/v{number}")).collect();
+        assert!(wrong_volume(&many).is_some() && wrong_volume(&many[1..]).is_none());
     }
 
     #[test]

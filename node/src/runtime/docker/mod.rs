@@ -111,6 +111,10 @@ impl Runtime for Docker {
         Box::pin(self.remove_container(name))
     }
 
+    fn names(&self) -> BoxFuture<'_, Result<Vec<String>, Fault>> {
+        Box::pin(self.container_names())
+    }
+
     fn sweep(&self) -> BoxFuture<'_, Result<usize, Fault>> {
         Box::pin(self.sweep_containers())
     }
