@@ -47,13 +47,15 @@ impl std::fmt::Debug for ConnectionArgs {
     }
 }
 
-/// Which of the connection's values stood on the command line itself, rather than in the environment.
+/// Which values stood on the command line itself, rather than in the environment.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Given {
     url: bool,
     token: bool,
     token_file: bool,
     profile: bool,
+    /// `--data` of `orca dev`.
+    pub(crate) data: bool,
 }
 
 impl Given {
@@ -65,6 +67,9 @@ impl Given {
             token: given("token"),
             token_file: given("token_file"),
             profile: given("profile"),
+            data: matches
+                .subcommand_matches("dev")
+                .is_some_and(|dev| dev.value_source("data") == Some(ValueSource::CommandLine)),
         }
     }
 }
@@ -84,6 +89,10 @@ pub(crate) struct Target {
 /// A [`Failure`] that says what to give.
 pub(crate) fn connect(args: &ConnectionArgs, given: Given, output: Output) -> Result<Client, Failure> {
     let profiles = || Profiles::load();
+    if let Some(url) = args.url.as_deref().filter(|url| !url.is_empty()) {
+        // Before anything is said of tokens for it.
+        check_address(url)?;
+    }
     let target = resolve(args, given, profiles, |path| token_from_file(path, output))?;
     Ok(Client::new(&target.url, &target.token)?)
 }
@@ -132,10 +141,26 @@ fn resolve(
         (None, token, Some(profile)) => {
             Ok(Target { url: profile.url.clone(), token: token.unwrap_or_else(|| profile.token.clone()) })
         }
+        (None, _, None) if !profiles.profiles.is_empty() => {
+            Err(Failure::invalid("no profile is the current one")
+                .because(format!(
+                    "there is {}",
+                    profiles.profiles.keys().cloned().collect::<Vec<_>>().join(", ")
+                ))
+                .hint("`orca profile use NAME` chooses one, --profile NAME for once"))
+        }
         (None, _, None) => Err(Failure::invalid("no coordinator is known")
             .because("no --url, no ORCA_URL, no saved profile")
             .hint("`orca dev` starts one here, `orca login` saves the address and token of another")),
         (Some(url), Some(token), _) => Ok(Target { url, token }),
+    }
+}
+
+fn check_address(url: &str) -> Result<(), Failure> {
+    match reqwest::Url::parse(url) {
+        Ok(parsed) if matches!(parsed.scheme(), "http" | "https") && parsed.has_host() => Ok(()),
+        _ => Err(Failure::invalid(format!("{url} is not the address of a coordinator"))
+            .hint("such as http://127.0.0.1:7070")),
     }
 }
 
@@ -146,6 +171,14 @@ fn same_address(url: &str, profile: &Profile) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_address_that_is_none_is_told_before_its_token_is_missed() {
+        for wrong in ["nonsense", "127.0.0.1:7070", "localhost:7070", "ftp://h/", "http://"] {
+            assert_eq!(check_address(wrong).unwrap_err().exit(), Exit::Invalid, "{wrong}");
+        }
+        check_address("https://orca.example/base").unwrap();
+    }
 
     fn args(url: Option<&str>, token: Option<&str>, file: Option<&str>) -> ConnectionArgs {
         ConnectionArgs {

@@ -3,6 +3,7 @@
 //! Every failure is told as `error: what`, then why, then what to do next; fields that are wrong come one per line with
 //! their JSON pointers. Text that came from a server is escaped before it is printed.
 
+use std::fmt::Display;
 use std::io;
 
 use orca_proto::client::ClientError;
@@ -110,6 +111,24 @@ impl Failure {
         self
     }
 
+    /// What the coordinator refused, with the one thing (such as `task`) that it was about.
+    pub(crate) fn about(error: ClientError, thing: &str, id: impl Display) -> Self {
+        let mut failure = Self::from(error);
+        if let Self::Told(told) = &mut failure {
+            match told.exit {
+                Exit::NotFound => told.what = format!("there is no {thing} {id}"),
+                Exit::Conflict => told.what = format!("{thing} {id}: {}", told.what),
+                _ => {}
+            }
+            if told.exit == Exit::NotFound {
+                told.why = None;
+                told.hint =
+                    Some("is the id whole, and this the right coordinator (`orca profile ls`)?".into());
+            }
+        }
+        failure
+    }
+
     /// The exit code.
     pub(crate) fn exit(&self) -> Exit {
         match self {
@@ -174,9 +193,7 @@ impl Failure {
             (Kind::Unavailable | Kind::TooManyRequests | Kind::Timeout, _) => {
                 failure.hint("try again in a moment")
             }
-            (Kind::Internal, Some(id)) => {
-                failure.hint(format!("the coordinator's log tells more about request {id}"))
-            }
+            (Kind::Internal, Some(id)) => failure.hint(format!("look for request {id} there")),
             _ => failure,
         }
     }

@@ -100,9 +100,15 @@ fn in_runtime(
         if command.handles_interrupts() {
             return command.run(&connection, given, output).await;
         }
+        let left_going = command.left_going();
         tokio::select! {
             ended = command.run(&connection, given, output) => ended,
-            _ = tokio::signal::ctrl_c() => Ok(Exit::Interrupted),
+            _ = tokio::signal::ctrl_c() => {
+                if let Some(text) = left_going {
+                    output.remark(text);
+                }
+                Ok(Exit::Interrupted)
+            }
         }
     });
     // A read of standard input cannot be cancelled, and must not hold the process.

@@ -122,12 +122,14 @@ impl Profiles {
         }
     }
 
-    /// Removes a profile, if it is there.
+    /// Removes a profile, if it is there. Where it was the current one and a single one is left, that is current.
     pub(crate) fn remove(&mut self, name: &str) -> bool {
+        let removed = self.profiles.remove(name).is_some();
         if self.current.as_deref() == Some(name) {
-            self.current = None;
+            let mut left = self.profiles.keys();
+            self.current = left.next().filter(|_| left.next().is_none()).cloned();
         }
-        self.profiles.remove(name).is_some()
+        removed
     }
 }
 
@@ -154,6 +156,22 @@ mod tests {
         assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
         std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o644)).unwrap();
         assert!(Profiles::load_from(&path).unwrap_err().render().contains("can be read by others"));
+    }
+
+    #[test]
+    fn when_the_current_profile_goes_a_single_other_takes_its_place() {
+        let mut profiles = Profiles::default();
+        for name in ["one", "two", "three"] {
+            profiles.put(name, profile("http://x"), true);
+        }
+        assert!(profiles.remove("three"));
+        assert_eq!(profiles.current, None, "which of two is not ours to say");
+        assert!(profiles.remove("one") && !profiles.remove("one"));
+        profiles.put("other", profile("http://x"), true);
+        assert!(profiles.remove("other"));
+        assert_eq!(profiles.current.as_deref(), Some("two"));
+        assert!(profiles.remove("two"));
+        assert_eq!(profiles.current, None);
     }
 
     #[test]

@@ -3,6 +3,7 @@
 //! A coordinator that goes away in between is waited for, within a bound.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use futures_util::{StreamExt, stream};
@@ -39,8 +40,13 @@ pub(crate) async fn until_ended(
     limit: Option<Duration>,
     output: Output,
 ) -> Result<Vec<Task>, Failure> {
-    let mut watch =
-        Watch { client, open: ids.iter().map(|id| (*id, None)).collect(), ended: BTreeMap::new() };
+    let mut watch = Watch {
+        client,
+        open: ids.iter().map(|id| (*id, None)).collect(),
+        ended: BTreeMap::new(),
+        output,
+        away: AtomicBool::new(false),
+    };
     let bars = output.shows_progress().then(Bars::default);
     let waited = match limit.and_then(|limit| Instant::now().checked_add(limit)) {
         None => watch.run(ids, bars).await,
@@ -59,6 +65,9 @@ struct Watch<'a> {
     /// Those that have not ended, as last seen.
     open: BTreeMap<TaskId, Option<TaskSummary>>,
     ended: BTreeMap<TaskId, Task>,
+    output: Output,
+    /// The coordinator was found away, and that was said.
+    away: AtomicBool,
 }
 
 impl Watch<'_> {
@@ -114,12 +123,24 @@ impl Watch<'_> {
     }
 
     async fn look(&mut self, ids: &[TaskId]) -> Result<(), Failure> {
-        let client = self.client;
+        let (client, output, away) = (self.client, self.output, &self.away);
+        let ask = async |id| {
+            let task = client.task(id).await;
+            if task.as_ref().is_err_and(ClientError::is_transient) && !away.swap(true, Ordering::Relaxed) {
+                output.remark("the coordinator does not answer; trying again for a minute or so");
+            }
+            task
+        };
+        let ask = &ask;
         let mut tasks = stream::iter(ids.to_vec())
-            .map(|id| async move { Client::with_retries(TRIES, async || client.task(id).await).await })
+            .map(|id| async move {
+                let task = Client::with_retries(TRIES, async || ask(id).await).await;
+                task.map_err(|error| Failure::about(error, "task", id))
+            })
             .buffer_unordered(AT_ONCE);
         while let Some(task) = tasks.next().await {
             let task: Task = task?;
+            away.store(false, Ordering::Relaxed);
             let id = task.summary.id;
             if task.summary.state.is_terminal() {
                 self.open.remove(&id);
@@ -165,7 +186,12 @@ impl Bars {
         });
         for (id, summary) in open.iter().take(BARS) {
             let Some(summary) = summary else { continue };
-            let bar = self.shown.entry(*id).or_insert_with(|| self.all.add(ProgressBar::new_spinner()));
+            let bar = self.shown.entry(*id).or_insert_with(|| {
+                let bar = self.all.add(ProgressBar::new_spinner());
+                // A long task says nothing for hours; its clock goes on all the same.
+                bar.enable_steady_tick(REDRAW);
+                bar
+            });
             draw_one(client, bar, summary).await;
         }
     }

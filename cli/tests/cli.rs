@@ -84,7 +84,7 @@ fn problems_become_exit_codes_and_lines_without_debris() {
     for (status, slug, rest, code, words) in [
         (401, "unauthenticated", json!({}), 4, "orca login"),
         (403, "forbidden", json!({"detail": "operators only"}), 4, "operators only"),
-        (404, "not-found", json!({}), 3, "not found"),
+        (404, "not-found", json!({}), 3, ID),
         (409, "conflict", json!({"detail": "it has ended"}), 6, "it has ended"),
         (
             422,
@@ -164,6 +164,69 @@ fn waiting_ends_with_the_tasks_own_end() {
 }
 
 #[test]
+fn a_failed_goal_is_told_with_the_task_that_failed_under_it_and_its_last_words() {
+    const CHILD: &str = "0192f0c4-0000-7000-8000-000000000002";
+    let mut goal = task("failed", json!({}));
+    goal["summary"]["children"] = json!({"failed": 1, "cancelled": 2});
+    let mut child = summary("failed");
+    child["id"] = json!(CHILD);
+    child["name"] = json!("part-7");
+    child["reason"] = json!("exited with code 9");
+    child["attempt"] = json!(3);
+    let words = json!({
+        "attempt": 3, "token": 3, "seq": 0, "stream": "stderr", "at": "2026-01-01T00:00:00Z", "text": "no such disk"
+    });
+    let fake = Fake::start(vec![
+        ("GET /v1/events", vec![stream_of(&[])]),
+        ("GET /v1/tasks/0192f0c4-0000-7000-8000-000000000002/logs?attempt=3", vec![ok(&page(&[words]))]),
+        ("GET /v1/tasks/", vec![ok(&goal)]),
+        ("GET /v1/tasks?", vec![ok(&page(&[child]))]),
+    ]);
+    let ran = Orca::with(&fake).run(&["wait", ID]);
+    assert_eq!(ran.code, Some(1), "{ran:?}");
+    for told in ["part-7", CHILD, "exited with code 9", "no such disk"] {
+        assert!(ran.err.contains(told), "{told}: {ran:?}");
+    }
+}
+
+#[test]
+fn one_task_that_is_not_there_does_not_keep_the_others_from_being_cancelled() {
+    const OTHER: &str = "0192f0c4-0000-7000-8000-000000000002";
+    let fake = Fake::start(vec![
+        (
+            "POST /v1/tasks/0192f0c4-0000-7000-8000-000000000002",
+            vec![problem(404, "not-found", "Not found", json!({}))],
+        ),
+        ("POST /v1/tasks/", vec![ok(&summary("cancelled"))]),
+    ]);
+    let ran = Orca::with(&fake).run(&["cancel", OTHER, ID]);
+    assert_eq!(ran.code, Some(3), "{ran:?}");
+    assert!(ran.err.contains(OTHER) && ran.out.contains(ID), "{ran:?}");
+}
+
+#[test]
+fn a_log_is_followed_from_its_last_lines_without_telling_any_twice() {
+    let entry = |seq: i64| {
+        json!({
+            "type": "log", "attempt": 1, "token": 1, "seq": seq, "stream": "stdout",
+            "at": "2026-01-01T00:00:00Z", "text": format!("line {seq}")
+        })
+    };
+    let fake = Fake::start(vec![
+        (
+            "GET /v1/tasks/0192f0c4-0000-7000-8000-000000000001/logs?limit",
+            vec![ok(&page(&[entry(0), entry(1), entry(2)]))],
+        ),
+        (
+            "GET /v1/tasks/0192f0c4-0000-7000-8000-000000000001/logs?follow",
+            vec![stream_of(&[entry(0), entry(1), entry(2), entry(3), json!({"type": "end"})])],
+        ),
+    ]);
+    let ran = Orca::with(&fake).run(&["logs", "-f", "-n", "2", ID]);
+    assert_eq!((ran.code, ran.out.as_str()), (Some(0), "line 1\nline 2\nline 3\n"), "{ran:?}");
+}
+
+#[test]
 fn a_wait_has_a_limit_if_told_and_ends_at_once_when_interrupted() {
     let routes = || {
         vec![
@@ -177,11 +240,13 @@ fn a_wait_has_a_limit_if_told_and_ends_at_once_when_interrupted() {
     assert!(ran.err.contains("time is up"), "{ran:?}");
 
     let fake = Fake::start(routes());
-    let mut child = Orca::with(&fake).command(["wait", ID]).spawn().unwrap();
+    let child = Orca::with(&fake).command(["wait", ID]).stderr(Stdio::piped()).spawn().unwrap();
     fake.wait_for("GET /v1/tasks/");
     let pid = rustix::process::Pid::from_child(&child);
     rustix::process::kill_process(pid, rustix::process::Signal::INT).unwrap();
-    assert_eq!(child.wait().unwrap().code(), Some(130));
+    let ran = Ran::from(child.wait_with_output().unwrap());
+    assert_eq!(ran.code, Some(130));
+    assert!(ran.err.contains("goes on") && ran.err.contains("orca cancel"), "{ran:?}");
 }
 
 #[test]
@@ -324,8 +389,18 @@ fn a_reader_that_goes_away_ends_the_command_quietly() {
 #[test]
 fn wrong_command_lines_are_exit_code_2_and_nothing_known_names_the_next_step() {
     let orca = Orca::new();
-    for line in [&["enqueue"][..], &["get", "not-an-id"], &["ls", "--state", "bogus"], &["frobnicate"]] {
-        assert_eq!(orca.run(line).code, Some(2), "{line:?}");
+    for line in [
+        &["enqueue"][..],
+        &["enqueue", "-f", "tasks.yaml", "debian"],
+        &["get", "not-an-id"],
+        &["ls", "--state", "bogus"],
+        &["dev", "--ephemeral", "--data", "somewhere"],
+        &["dev", "--listen", "localhost"],
+        &["--url", "nonsense", "ls"],
+        &["frobnicate"],
+    ] {
+        let ran = orca.run(line);
+        assert!(ran.code == Some(2) && ran.err.starts_with("error: "), "{line:?}: {ran:?}");
     }
     let ran = orca.run(&["ls"]);
     assert!(ran.code == Some(2) && ran.err.contains("orca dev") && ran.err.contains("orca login"), "{ran:?}");

@@ -23,11 +23,13 @@ pub(crate) enum ArtifactCommand {
     /// List what a task's attempts kept
     Ls {
         /// The task
+        #[arg(value_parser = super::id::<TaskId>)]
         task: TaskId,
     },
     /// Fetch one
     Get {
         /// Which
+        #[arg(value_parser = super::id::<ArtifactId>)]
         id: ArtifactId,
         /// File to write, or - for standard output; a file of the artifact's own name unless told
         to: Option<PathBuf>,
@@ -58,7 +60,7 @@ impl ArtifactCommand {
 }
 
 async fn list(client: &Client, task: TaskId, output: Output) -> Result<(), Failure> {
-    let page = client.artifacts(task).await?;
+    let page = client.artifacts(task).await.map_err(|error| Failure::about(error, "task", task))?;
     if output.is_json() {
         return output.json(&page);
     }
@@ -90,7 +92,7 @@ async fn fetch(
     force: bool,
     output: Output,
 ) -> Result<(), Failure> {
-    let artifact = client.artifact(id).await?;
+    let artifact = client.artifact(id).await.map_err(|error| Failure::about(error, "artifact", id))?;
     let to = match to {
         Some(path) => path,
         // The name is the server's word: it must be a plain name before it becomes a path.

@@ -14,7 +14,7 @@ use crate::output::{Output, escape};
 #[derive(Debug, clap::Args)]
 pub(crate) struct CancelArgs {
     /// The tasks
-    #[arg(required = true, value_name = "ID")]
+    #[arg(required = true, value_name = "ID", value_parser = super::id::<TaskId>)]
     ids: Vec<TaskId>,
     /// Why, for whoever looks later
     #[arg(long)]
@@ -22,17 +22,21 @@ pub(crate) struct CancelArgs {
 }
 
 impl CancelArgs {
-    /// Does it. Stops at the first that cannot be cancelled, after telling of those before.
+    /// Does it. One that cannot be cancelled does not keep the others from it.
     pub(crate) async fn run(self, client: &Client, output: Output) -> Result<Exit, Failure> {
         let cancellation = Cancellation { reason: self.reason };
         let mut items = Vec::new();
-        let mut failed = None;
+        let mut failures = Vec::new();
         for id in self.ids {
             match client.cancel(id, &cancellation).await {
                 Ok(summary) => items.push(summary),
                 Err(error) => {
-                    failed = Some(Failure::from(error));
-                    break;
+                    let failure = Failure::about(error, "task", id);
+                    let hopeless = matches!(failure.exit(), Exit::Unreachable | Exit::NotAllowed);
+                    failures.push(failure);
+                    if hopeless {
+                        break;
+                    }
                 }
             }
         }
@@ -44,6 +48,10 @@ impl CancelArgs {
                 output.line(&format!("{} {}: {how}", summary.id, escape::line(&summary.name)))?;
             }
         }
-        failed.map_or(Ok(Exit::Done), Err)
+        let last = failures.pop();
+        for failure in failures {
+            output.remark(failure.render().trim_end());
+        }
+        last.map_or(Ok(Exit::Done), Err)
     }
 }

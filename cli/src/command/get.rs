@@ -10,6 +10,7 @@ use crate::output::{Output, task};
 #[derive(Debug, clap::Args)]
 pub(crate) struct GetArgs {
     /// The task
+    #[arg(value_parser = super::id::<TaskId>)]
     id: TaskId,
     /// Only its result, as JSON; exit code 1 while there is none
     #[arg(long)]
@@ -19,7 +20,7 @@ pub(crate) struct GetArgs {
 impl GetArgs {
     /// Does it.
     pub(crate) async fn run(self, client: &Client, output: Output) -> Result<Exit, Failure> {
-        let found = client.task(self.id).await?;
+        let found = client.task(self.id).await.map_err(|error| Failure::about(error, "task", self.id))?;
         if self.result {
             return match &found.result {
                 Some(result) => output.json(result).map(|()| Exit::Done),

@@ -34,7 +34,7 @@ pub(crate) struct ListArgs {
     #[arg(long)]
     goals: bool,
     /// Only tasks directly under this one
-    #[arg(long, short, value_name = "ID")]
+    #[arg(long, short, value_name = "ID", value_parser = super::id::<TaskId>)]
     parent: Option<TaskId>,
     /// Also tasks that are under another
     #[arg(long, short, conflicts_with = "parent")]

@@ -14,6 +14,8 @@ mod retry;
 mod token;
 mod wait;
 
+use std::str::FromStr;
+
 use clap::Subcommand;
 use orca_proto::client::Client;
 
@@ -40,7 +42,7 @@ pub(crate) enum Command {
     Wait(wait::WaitArgs),
     /// Cancel tasks and everything under them
     Cancel(cancel::CancelArgs),
-    /// Enqueue tasks that ended once more, as new tasks
+    /// Enqueue a task that ended once more, as a new task
     Retry(retry::RetryArgs),
     /// List planner and worker nodes
     Nodes(nodes::NodesArgs),
@@ -62,7 +64,28 @@ pub(crate) enum Command {
     Postgres(postgres::SupervisedArgs),
 }
 
+/// Reads an id from the command line.
+///
+/// # Errors
+/// What an id looks like.
+fn id<T: FromStr>(text: &str) -> Result<T, String> {
+    text.parse().map_err(|_| "not a whole id, such as 01a1f85d-22de-71df-8298-9126b42b20b6".to_owned())
+}
+
 impl Command {
+    /// What Ctrl-C leaves going, for a command that does nothing but wait by then.
+    pub(crate) fn left_going(&self) -> Option<&'static str> {
+        let waits = match self {
+            Self::Wait(_) => true,
+            Self::Enqueue(args) => args.waits(),
+            Self::Retry(args) => args.waits(),
+            _ => false,
+        };
+        waits.then_some(
+            "interrupted: what was enqueued goes on; `orca wait ID` waits for it, `orca cancel ID` ends it",
+        )
+    }
+
     /// Whether the command itself takes care of Ctrl-C.
     pub(crate) fn handles_interrupts(&self) -> bool {
         matches!(self, Self::Dev(_))
@@ -80,7 +103,7 @@ impl Command {
     ) -> Result<Exit, Failure> {
         let client = || -> Result<Client, Failure> { connect(connection, given, output) };
         match self {
-            Self::Dev(args) => Box::pin(dev::run(*args, output)).await,
+            Self::Dev(args) => Box::pin(dev::run(*args, given, output)).await,
             Self::Enqueue(args) => Box::pin(args.run(client, output)).await,
             Self::Ls(args) => args.run(&client()?, output).await,
             Self::Get(args) => args.run(&client()?, output).await,

@@ -14,6 +14,7 @@ use crate::output::{Output, time};
 #[derive(Debug, clap::Args)]
 pub(crate) struct NodesArgs {
     /// Only this one
+    #[arg(value_parser = super::id::<NodeId>)]
     id: Option<NodeId>,
 }
 
@@ -21,7 +22,7 @@ impl NodesArgs {
     /// Does it.
     pub(crate) async fn run(self, client: &Client, output: Output) -> Result<Exit, Failure> {
         if let Some(id) = self.id {
-            let node = client.node(id).await?;
+            let node = client.node(id).await.map_err(|error| Failure::about(error, "node", id))?;
             if output.is_json() {
                 output.json(&node)?;
             } else {

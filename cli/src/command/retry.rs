@@ -14,6 +14,7 @@ use crate::watch;
 #[derive(Debug, clap::Args)]
 pub(crate) struct RetryArgs {
     /// The task that ended
+    #[arg(value_parser = super::id::<TaskId>)]
     id: TaskId,
     /// Wait until the new one has ended; exit code 1 if it did not succeed
     #[arg(long, short)]
@@ -21,9 +22,14 @@ pub(crate) struct RetryArgs {
 }
 
 impl RetryArgs {
+    /// Whether it goes on after the new task is enqueued.
+    pub(super) fn waits(&self) -> bool {
+        self.wait
+    }
+
     /// Does it.
     pub(crate) async fn run(self, client: &Client, output: Output) -> Result<Exit, Failure> {
-        let mut task = client.retry(self.id).await?;
+        let mut task = client.retry(self.id).await.map_err(|error| Failure::about(error, "task", self.id))?;
         let id = task.summary.id;
         if !self.wait {
             if output.is_json() {

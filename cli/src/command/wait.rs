@@ -5,7 +5,7 @@ use orca_proto::duration::Span;
 use orca_proto::ids::TaskId;
 use orca_proto::log::LogQuery;
 use orca_proto::page::Page;
-use orca_proto::task::{State, Task};
+use orca_proto::task::{State, Task, TaskFilter, TaskSummary};
 
 use super::logs;
 use crate::error::{Exit, Failure};
@@ -14,12 +14,14 @@ use crate::watch;
 
 /// How many of a failed task's last log lines are shown.
 const LAST_LINES: usize = 10;
+/// How many of the tasks that failed under a failed one are shown.
+const CULPRITS: u32 = 3;
 
 /// Wait until tasks have ended; exit code 1 if one did not succeed
 #[derive(Debug, clap::Args)]
 pub(crate) struct WaitArgs {
     /// The tasks
-    #[arg(required = true, value_name = "ID")]
+    #[arg(required = true, value_name = "ID", value_parser = super::id::<TaskId>)]
     ids: Vec<TaskId>,
     /// Give up after this long, such as 90s or 1h; the tasks go on
     #[arg(long, value_name = "DURATION")]
@@ -64,15 +66,43 @@ pub(super) enum Log {
 /// error.
 pub(super) async fn report(client: &Client, ended: &Task, log: Log, output: Output) -> Result<(), Failure> {
     task::remark_end(output, ended);
-    if ended.summary.state == State::Failed && log == Log::Unseen {
-        // The end itself was told; a log that cannot be had now is no other failure.
-        let lines = logs::tail(client, ended.summary.id, &LogQuery::default(), LAST_LINES).await;
-        for entry in lines.unwrap_or_default() {
-            output.remark(&format!("  {}", escape::line(&entry.text)));
+    if ended.summary.state == State::Failed {
+        let culprits = culprits(client, &ended.summary).await;
+        for culprit in &culprits {
+            let reason = culprit.reason.as_deref().unwrap_or_else(|| culprit.state.as_str());
+            let name = escape::line(&culprit.name);
+            output.remark(&format!("  {name} ({}): {}", culprit.id, escape::line(reason)));
+            last_words(client, culprit, "    ", output).await;
+        }
+        if culprits.is_empty() && log == Log::Unseen {
+            last_words(client, &ended.summary, "  ", output).await;
         }
     }
     match &ended.result {
         Some(result) if !result.is_null() => output.json(result),
         _ => Ok(()),
+    }
+}
+
+/// What failed under a task. The end itself was told, so what cannot be had now is no other failure.
+async fn culprits(client: &Client, ended: &TaskSummary) -> Vec<TaskSummary> {
+    if ended.children.is_empty() {
+        return Vec::new();
+    }
+    let filter = TaskFilter {
+        parent: Some(ended.id),
+        state: Some("failed,expired".to_owned()),
+        limit: Some(CULPRITS),
+        ..TaskFilter::default()
+    };
+    client.tasks(&filter).await.map(|page| page.items).unwrap_or_default()
+}
+
+/// The end of the log of a task's last attempt, if it can be had.
+async fn last_words(client: &Client, ended: &TaskSummary, indent: &str, output: Output) {
+    let query = LogQuery { attempt: (ended.attempt > 0).then_some(ended.attempt), ..LogQuery::default() };
+    let tail = logs::Tail::fetch(client, ended.id, &query, LAST_LINES).await;
+    for entry in tail.into_iter().flat_map(|tail| tail.lines) {
+        output.remark(&format!("{indent}{}", escape::line(&entry.text)));
     }
 }

@@ -10,6 +10,9 @@ use tempfile::TempDir;
 use crate::error::{Exit, Failure};
 use crate::profile::directory_of;
 
+/// Where the coordinator keeps artifacts.
+const COORDINATOR: &str = "coordinator";
+
 /// A directory that this process alone uses until it ends.
 #[derive(Debug)]
 pub(super) struct DataDir {
@@ -43,6 +46,7 @@ impl DataDir {
         let path = std::fs::canonicalize(&path).map_err(failed)?;
         let lock = lock(&path)?;
         open_way(&path).map_err(failed)?;
+        keep_private(&path).map_err(failed)?;
         Ok(Self { path, temporary: None, _lock: lock })
     }
 
@@ -59,7 +63,13 @@ impl DataDir {
             .map_err(failed)?;
         let path = std::fs::canonicalize(directory.path()).map_err(failed)?;
         let lock = lock(&path)?;
+        keep_private(&path).map_err(failed)?;
         Ok(Self { path, temporary: Some(directory), _lock: lock })
+    }
+
+    /// The coordinator's part of it: what tasks kept, for nobody else to read.
+    pub(super) fn coordinator(&self) -> PathBuf {
+        self.path.join(COORDINATOR)
     }
 
     /// Where it is; absolute.
@@ -104,6 +114,15 @@ fn mode() -> u32 {
     if rustix::process::geteuid().is_root() { 0o711 } else { 0o700 }
 }
 
+/// Others may pass through root's directory, as Postgres must; into the artifacts they may not.
+fn keep_private(path: &Path) -> io::Result<()> {
+    let directory = path.join(COORDINATOR);
+    match std::fs::DirBuilder::new().mode(0o700).create(&directory) {
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(error),
+        _ => std::fs::set_permissions(&directory, Permissions::from_mode(0o700)),
+    }
+}
+
 fn open_way(path: &Path) -> io::Result<()> {
     let metadata = std::fs::metadata(path)?;
     if rustix::process::geteuid().is_root() && metadata.uid() == 0 && metadata.mode() & 0o001 == 0 {
@@ -139,6 +158,16 @@ mod tests {
         assert_eq!(DataDir::open(Some(&path)).unwrap_err().exit(), Exit::Conflict);
         drop(first);
         DataDir::open(Some(&path)).unwrap();
+    }
+
+    #[test]
+    fn nobody_else_reads_artifacts_whatever_the_directory_was_like_before() {
+        let parent = tempfile::tempdir().unwrap();
+        std::fs::create_dir(parent.path().join(COORDINATOR)).unwrap();
+        std::fs::set_permissions(parent.path().join(COORDINATOR), Permissions::from_mode(0o755)).unwrap();
+        let data = DataDir::open(Some(parent.path())).unwrap();
+        assert_eq!(std::fs::metadata(data.coordinator()).unwrap().mode() & 0o7777, 0o700);
+        assert!(data.coordinator().starts_with(data.path()));
     }
 
     #[test]

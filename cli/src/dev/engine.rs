@@ -11,7 +11,7 @@ const ANSWER: Duration = Duration::from_secs(5);
 /// The most that is read of an answer: its status line is all that counts.
 const HEAD: u64 = 4 << 10;
 /// The engine's address where nobody names one.
-const DEFAULT_HOST: &str = "unix:///var/run/docker.sock";
+pub(super) const DEFAULT_HOST: &str = "unix:///var/run/docker.sock";
 /// Images that have a shell and `echo`, best first.
 const SUGGESTED: [&str; 6] = [
     "debian:bookworm-slim",

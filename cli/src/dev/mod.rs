@@ -22,6 +22,7 @@ use self::credentials::Credentials;
 use self::data_dir::DataDir;
 use self::parts::Parts;
 use self::postgres::Database;
+use crate::connection::Given;
 use crate::error::{Exit, Failure};
 use crate::output::Output;
 use crate::profile::{Profile, Profiles};
@@ -41,10 +42,10 @@ pub(crate) struct DevArgs {
     #[arg(long, value_name = "DIR", env = "ORCA_DEV_DATA")]
     data: Option<PathBuf>,
     /// Forget everything at the end
-    #[arg(long, conflicts_with = "data")]
+    #[arg(long)]
     ephemeral: bool,
     /// Address to serve on; port 0 takes a free one
-    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:7070", env = "ORCA_LISTEN")]
+    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:7070", env = "ORCA_LISTEN", value_parser = listen_address)]
     listen: SocketAddr,
     /// A Postgres to use instead of a private one
     #[arg(long, value_name = "URL", env = "DATABASE_URL", hide_env_values = true)]
@@ -73,6 +74,17 @@ pub(crate) struct DevArgs {
     /// Say more: -v for what happens, -vv for everything (or ORCA_LOG)
     #[arg(long, short, action = clap::ArgAction::Count)]
     verbose: u8,
+}
+
+impl DevArgs {
+    /// The engine's address, if one is named: an empty `DOCKER_HOST` names none.
+    fn docker_host(&self) -> Option<&str> {
+        self.docker_host.as_deref().filter(|host| !host.is_empty())
+    }
+}
+
+fn listen_address(text: &str) -> Result<SocketAddr, String> {
+    text.parse().map_err(|_| "not an IP address with a port, such as 127.0.0.1:7070 or [::1]:7070".to_owned())
 }
 
 /// What `--runtime` may say.
@@ -107,7 +119,12 @@ impl Runtime {
 ///
 /// # Errors
 /// A [`Failure`] if something cannot start, or a part ends by itself.
-pub(crate) async fn run(args: DevArgs, output: Output) -> Result<Exit, Failure> {
+pub(crate) async fn run(args: DevArgs, given: Given, output: Output) -> Result<Exit, Failure> {
+    // ORCA_DEV_DATA says where data is kept, and none is.
+    if args.ephemeral && given.data {
+        return Err(Failure::invalid("--ephemeral keeps nothing, and --data says where to keep it")
+            .hint("leave one of them out"));
+    }
     start_logging(args.verbose, output);
     let mut interrupts = Interrupts::listen()?;
     let data = if args.ephemeral { DataDir::ephemeral()? } else { DataDir::open(args.data.as_deref())? };
@@ -128,7 +145,7 @@ async fn in_data_dir(
     let listener = bind(args.listen).await?;
     let url = address_of(&listener)?;
     let credentials = Credentials::open(data.path())?;
-    let runtime = choose_runtime(args).await?;
+    let runtime = choose_runtime(args, output).await?;
     let database = tokio::select! {
         database = start_database(args, data, output) => database?,
         () = interrupts.next() => return Ok(Exit::Interrupted),
@@ -201,7 +218,7 @@ async fn announce(
     };
     let reach = save_profile(args, url, credentials, output);
     let image = match runtime {
-        Runtime::Docker => engine::suggested_image(args.docker_host.as_deref()).await,
+        Runtime::Docker => engine::suggested_image(args.docker_host()).await,
         // Any name will do, as images are ignored.
         Runtime::Process => "none",
     };
@@ -227,15 +244,19 @@ async fn start_database(args: &DevArgs, data: &DataDir, output: Output) -> Resul
     }
 }
 
-async fn choose_runtime(args: &DevArgs) -> Result<Runtime, Failure> {
-    let host = args.docker_host.as_deref();
+async fn choose_runtime(args: &DevArgs, output: Output) -> Result<Runtime, Failure> {
+    let host = args.docker_host();
+    let asked = host.unwrap_or(engine::DEFAULT_HOST);
     match args.runtime {
         RuntimeChoice::Process => Ok(Runtime::Process),
         RuntimeChoice::Auto if engine::answers(host).await => Ok(Runtime::Docker),
-        RuntimeChoice::Auto => Ok(Runtime::Process),
+        RuntimeChoice::Auto => {
+            output.remark(&format!("note: no Docker engine answers at {asked}"));
+            Ok(Runtime::Process)
+        }
         RuntimeChoice::Docker if engine::answers(host).await => Ok(Runtime::Docker),
         RuntimeChoice::Docker => Err(Failure::new(Exit::Other, "no Docker engine answers")
-            .because(format!("asked at {}", host.unwrap_or("unix:///var/run/docker.sock")))
+            .because(format!("asked at {asked}"))
             .hint("is it running, and may you use its socket? --runtime process works without, and isolates nothing")),
     }
 }

@@ -56,11 +56,8 @@ impl Parts {
             nodes: CancellationToken::new(),
             coordinator: CancellationToken::new(),
         };
-        let settings = orca_coordinator::Settings::new(
-            database_url,
-            data.path().join("coordinator"),
-            credentials.key_file.clone(),
-        );
+        let settings =
+            orca_coordinator::Settings::new(database_url, data.coordinator(), credentials.key_file.clone());
         let shutdown = parts.coordinator.clone();
         parts.running.spawn(async move {
             let ended: Result<(), StartError> =
@@ -176,7 +173,7 @@ fn node_settings(
                 Runtime::Docker => RuntimeKind::Docker,
                 Runtime::Process => RuntimeKind::Process,
             },
-            docker_host: args.docker_host.clone(),
+            docker_host: args.docker_host().map(ToOwned::to_owned),
             agent: args.agent.clone(),
             allow_network: args.allow_network,
             cache_bytes: CACHE,

@@ -25,7 +25,7 @@ pub(crate) fn print(output: Output, task: &Task) -> Result<(), Failure> {
         field("progress", &progress_line(progress.percent, progress.message.as_deref()))?;
     }
     if !summary.children.is_empty() {
-        field("under it", &children_line(summary))?;
+        field("under it", &format!("{}: orca ls --parent {}", children_line(summary), summary.id))?;
     }
     for (name, id) in [("parent", summary.parent), ("retry of", task.retry_of)] {
         if let Some(id) = id {
@@ -70,7 +70,7 @@ fn spec_fields(spec: &NewTask, field: &impl Fn(&str, &str) -> Result<(), Failure
         field("command", &escape::line(&words.join(" ")))?;
     }
     let limits = format!(
-        "{} cpus, {} memory, {} at most",
+        "cpus {}, memory {}, time {}",
         spec.resources.cpus, spec.resources.memory, spec.timeouts.start_to_close
     );
     field("limits", &limits)?;

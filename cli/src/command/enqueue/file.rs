@@ -77,7 +77,13 @@ fn shaped(
 }
 
 fn from_json<T: DeserializeOwned>(text: &str) -> Result<T, String> {
-    serde_json::from_str(text).map_err(|error| error.to_string())
+    let mut reader = serde_json::Deserializer::from_str(text);
+    let read = serde_path_to_error::deserialize(&mut reader).map_err(|error| {
+        let field = field_of(error.path());
+        with_field(error.into_inner().to_string(), field)
+    })?;
+    reader.end().map_err(|error| error.to_string())?;
+    Ok(read)
 }
 
 fn from_yaml<T: DeserializeOwned>(text: &str) -> Result<T, String> {
@@ -87,16 +93,38 @@ fn from_yaml<T: DeserializeOwned>(text: &str) -> Result<T, String> {
         alias_limits: serde_saphyr::alias_limits! { max_total_replayed_events: 100_000 },
         with_snippet: false,
     };
-    serde_saphyr::from_str_with_options(text, options).map_err(|error| {
+    let mut field = None;
+    let read = serde_saphyr::with_deserializer_from_str_with_options(text, options, |reader| {
+        serde_path_to_error::deserialize(reader).map_err(|error| {
+            field = field_of(error.path());
+            error.into_inner()
+        })
+    });
+    read.map_err(|error| {
+        if matches!(error.without_snippet(), serde_saphyr::Error::MultipleDocuments { .. }) {
+            return "it holds several YAML documents; make them one list, or {tasks: […]}".to_owned();
+        }
         let error = error.without_snippet();
         let said = error.to_string();
         match error.location() {
             Some(at) if at.line() > 0 && !said.contains("line ") => {
-                format!("line {}, column {}: {said}", at.line(), at.column())
+                with_field(format!("line {}, column {}: {said}", at.line(), at.column()), field)
             }
-            _ => said,
+            _ => with_field(said, field),
         }
     })
+}
+
+/// The field at fault, where it is not the whole text.
+fn field_of(path: &serde_path_to_error::Path) -> Option<String> {
+    Some(path.to_string()).filter(|path| path != ".")
+}
+
+fn with_field(said: String, field: Option<String>) -> String {
+    match field {
+        Some(field) => format!("{field}: {said}"),
+        None => said,
+    }
 }
 
 #[cfg(test)]
@@ -124,6 +152,26 @@ mod tests {
         assert!(error.contains("comand") && error.contains("line 3"), "{error}");
         let error = parse("{\"container\":{\"image\":\"debian\"},\n\"quue\":1}", true).unwrap_err();
         assert!(error.contains("quue") && error.contains("line 2"), "{error}");
+    }
+
+    #[test]
+    fn a_value_of_another_type_is_told_with_its_field() {
+        for (text, json) in [
+            ("container: {image: a, command: echo hi}", false),
+            (r#"{"container":{"image":"a","command":"echo hi"}}"#, true),
+        ] {
+            let error = parse(text, json).unwrap_err();
+            assert!(error.starts_with("container.command: ") && error.contains("line 1"), "{error}");
+        }
+        let error =
+            parse("- container: {image: a}\n- container: {image: b}\n  priority: high\n", false).unwrap_err();
+        assert!(error.contains("[1].priority: ") && error.contains("line 3"), "{error}");
+    }
+
+    #[test]
+    fn several_documents_are_refused_in_our_own_words() {
+        let error = parse("container: {image: a}\n---\ncontainer: {image: b}\n", false).unwrap_err();
+        assert!(error.contains("make them one list"), "{error}");
     }
 
     #[test]

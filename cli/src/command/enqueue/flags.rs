@@ -48,7 +48,7 @@ pub(super) struct TaskArgs {
     #[arg(long)]
     memory: Option<Bytes>,
     /// Processor cores, such as 0.5
-    #[arg(long)]
+    #[arg(long, allow_negative_numbers = true)]
     cpus: Option<f64>,
     /// What the container may reach
     #[arg(long, value_enum)]
@@ -63,7 +63,7 @@ pub(super) struct TaskArgs {
     #[arg(long, value_enum)]
     pull: Option<Fetch>,
     /// Attempts in all; 1 to 100
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", allow_negative_numbers = true)]
     max_attempts: Option<i32>,
     /// How long one attempt may run, such as 90s or 2h
     #[arg(long, value_name = "DURATION")]
@@ -71,8 +71,8 @@ pub(super) struct TaskArgs {
     /// Time between SIGTERM and SIGKILL when it is stopped
     #[arg(long, value_name = "DURATION")]
     grace: Option<Span>,
-    /// Not before this instant (RFC 3339)
-    #[arg(long, value_name = "TIME")]
+    /// Not before this instant (RFC 3339), such as 2030-01-31T18:00:00Z
+    #[arg(long, value_name = "TIME", value_parser = instant)]
     run_at: Option<Timestamp>,
     /// Not before this long from now
     #[arg(long, value_name = "DURATION", conflicts_with = "run_at")]
@@ -199,6 +199,11 @@ fn later(now: Timestamp, delay: Span) -> Result<Timestamp, Failure> {
         .map_err(|error| Failure::invalid("--delay is too long").because(error.to_string()))
 }
 
+fn instant(text: &str) -> Result<Timestamp, String> {
+    text.parse()
+        .map_err(|_| "not an instant such as 2030-01-31T18:00:00Z or 2030-01-31T18:00:00+01:00".to_owned())
+}
+
 fn pair(text: &str) -> Result<(String, String), String> {
     match text.split_once('=') {
         Some((key, value)) if !key.is_empty() => Ok((key.to_owned(), value.to_owned())),
@@ -256,13 +261,14 @@ mod tests {
     #[derive(Parser)]
     struct Line {
         #[command(flatten)]
-        task: TaskArgs,
-        #[arg(long, conflicts_with = "TaskArgs")]
+        task: Option<TaskArgs>,
+        #[arg(long)]
         file: Option<String>,
     }
 
     fn parse(line: &[&str]) -> Result<TaskArgs, clap::Error> {
-        Line::try_parse_from(std::iter::once("orca").chain(line.iter().copied())).map(|line| line.task)
+        Line::try_parse_from(std::iter::once("orca").chain(line.iter().copied()))
+            .map(|line| line.task.unwrap_or_else(|| panic!("no task among the flags")))
     }
 
     #[test]
@@ -328,10 +334,29 @@ mod tests {
     }
 
     #[test]
-    fn a_file_and_task_flags_do_not_go_together() {
-        assert!(parse(&["--file", "x", "debian"]).is_err());
-        assert!(parse(&["--file", "x", "--name", "n"]).is_err());
-        assert!(parse(&["--file", "x"]).is_ok());
-        assert!(parse(&[]).is_err());
+    fn task_flags_beside_a_file_are_noticed_and_without_one_an_image_is_needed() {
+        let given = |line: &[&str]| {
+            let line = Line::try_parse_from(std::iter::once("orca").chain(line.iter().copied()));
+            line.map(|line| line.task.is_some())
+        };
+        assert!(given(&["--file", "x", "debian"]).unwrap());
+        assert!(given(&["--file", "x", "--name", "n"]).unwrap());
+        assert!(given(&["--file", "x", "--plan"]).unwrap());
+        assert!(!given(&["--file", "x"]).unwrap());
+        assert!(given(&[]).is_err());
+    }
+
+    #[test]
+    fn numbers_below_zero_reach_the_rules_that_refuse_them() {
+        for flag in ["--cpus", "--max-attempts", "--priority"] {
+            assert!(parse(&[flag, "-1", "debian"]).is_ok(), "{flag}");
+        }
+    }
+
+    #[test]
+    fn an_instant_that_is_none_is_told_how_one_looks() {
+        assert!(parse(&["--run-at", "2030-01-31T18:00:00+01:00", "debian"]).is_ok());
+        let error = parse(&["--run-at", "tomorrow", "debian"]).unwrap_err().to_string();
+        assert!(error.contains("2030-01-31T18:00:00Z"), "{error}");
     }
 }

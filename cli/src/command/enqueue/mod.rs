@@ -33,22 +33,27 @@ use crate::watch;
 #[command(verbatim_doc_comment)]
 pub(crate) struct EnqueueArgs {
     #[command(flatten)]
-    task: TaskArgs,
+    task: Option<TaskArgs>,
     /// File with a task, a list of tasks, or {tasks: […]}, in YAML or JSON; - for standard input
-    #[arg(long, short, value_name = "PATH", conflicts_with = "TaskArgs")]
+    #[arg(long, short, value_name = "PATH")]
     file: Option<PathBuf>,
     /// Makes a repeat harmless: the same key answers the same tasks
     #[arg(long, value_name = "KEY")]
     idempotency_key: Option<String>,
-    /// Wait until it has ended; exit code 1 if it did not succeed
+    /// Wait until it has ended, and print its result; exit code 1 if it did not succeed
     #[arg(long, short)]
     wait: bool,
-    /// Show its log while waiting; implies --wait
+    /// Print its log while waiting, then its result; implies --wait
     #[arg(long)]
     follow: bool,
 }
 
 impl EnqueueArgs {
+    /// Whether it goes on after the tasks are enqueued.
+    pub(super) fn waits(&self) -> bool {
+        self.wait || self.follow
+    }
+
     /// Does it. What was given is checked before anything is sent.
     pub(crate) async fn run(
         self,
@@ -57,6 +62,11 @@ impl EnqueueArgs {
     ) -> Result<Exit, Failure> {
         let key = self.idempotency_key.clone();
         if let Some(path) = &self.file {
+            if self.task.is_some() {
+                return Err(Failure::invalid("--file takes everything about the tasks from the file")
+                    .because("an image, a command or a task's flags stand beside it")
+                    .hint("put them into the file, or leave --file out"));
+            }
             return match file::read(path)? {
                 Tasks::One(task) => {
                     check(&task)?;
@@ -71,7 +81,11 @@ impl EnqueueArgs {
                 }
             };
         }
-        let (mut task, files) = self.task.to_task()?;
+        let Some(given) = &self.task else {
+            return Err(Failure::invalid("which image?")
+                .hint("orca enqueue IMAGE -- COMMAND, or orca enqueue -f FILE"));
+        };
+        let (mut task, files) = given.to_task()?;
         check(&task)?;
         let client = client()?;
         for file in files {

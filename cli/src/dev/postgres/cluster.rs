@@ -4,7 +4,7 @@
 //! `postmaster.pid` is removed, a half-made cluster is made anew.
 
 use std::io;
-use std::os::unix::fs::{DirBuilderExt, chown};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, chown};
 use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
@@ -21,6 +21,8 @@ use crate::error::{Exit, Failure};
 
 /// The superuser and the database.
 pub(super) const NAME: &str = "orca";
+/// A cluster that is not made to the end.
+const UNFINISHED: &str = "postgres.unfinished";
 /// How long making a cluster may take.
 const MAKE: Duration = Duration::from_secs(120);
 /// How long a start may take: after a crash it replays what was written.
@@ -60,7 +62,12 @@ impl Cluster {
             account.check_way_to(&directory)?;
         }
         if version_of(data).is_none() {
-            make(data, binaries, account).await?;
+            let made = make(data, binaries, account).await;
+            if made.is_err() {
+                // On a full disk what is half made is what fills it. What stays goes before the next try.
+                let _ = std::fs::remove_dir_all(data.join(UNFINISHED));
+            }
+            made?;
         }
         stop_leftover(&directory).await?;
         let socket = socket_dir::prepare(data, account)?;
@@ -147,7 +154,8 @@ fn launch(
     account: Option<&Account>,
 ) -> Result<Child, Failure> {
     let open = || {
-        let log = std::fs::OpenOptions::new().create(true).write(true).truncate(true).open(log)?;
+        let log =
+            std::fs::OpenOptions::new().create(true).write(true).truncate(true).mode(0o600).open(log)?;
         Ok::<_, io::Error>((log.try_clone()?, log))
     };
     let (out, err) =
@@ -186,7 +194,7 @@ fn become_account(command: &mut Command, account: Option<&Account>) {
 
 /// Makes a cluster beside its place and moves it there once it is whole.
 async fn make(data: &Path, binaries: &Binaries, account: Option<&Account>) -> Result<(), Failure> {
-    let (unfinished, finished) = (data.join("postgres.unfinished"), data.join("postgres"));
+    let (unfinished, finished) = (data.join(UNFINISHED), data.join("postgres"));
     let prepared = || -> io::Result<()> {
         for leftover in [&unfinished, &finished] {
             match std::fs::remove_dir_all(leftover) {
