@@ -13,6 +13,7 @@ mod verdict;
 mod watch;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use orca_proto::ids::FencingToken;
 use orca_proto::node::{Grant, LeaseRef};
@@ -20,8 +21,11 @@ use orca_proto::task::Outcome;
 
 use crate::daemon::Node;
 use crate::daemon::leases::HeldLease;
-use crate::runtime::Fault;
+use crate::runtime::{Fault, Launch};
 use verdict::{Ending, Stop};
+
+/// How much longer an engine may take to start a container once the lease is over.
+const MOMENT: Duration = Duration::from_secs(5);
 
 /// Why an attempt ended before its container could be watched.
 #[derive(Debug)]
@@ -60,10 +64,7 @@ pub(crate) async fn run(node: &Arc<Node>, grant: Grant, lease: Arc<HeldLease>) {
     };
     // It holds the input, which may be large and is on disk by now.
     drop(grant);
-    let started = tokio::select! {
-        started = node.runtime.start(&prepared.launch) => Some(started),
-        () = lease.over() => None,
-    };
+    let started = start(node, &prepared.launch, &lease).await;
     let ending = match started {
         Some(Ok(())) => Box::pin(watch::watch(node, &prepared, &lease)).await,
         Some(Err(fault)) => {
@@ -74,6 +75,16 @@ pub(crate) async fn run(node: &Arc<Node>, grant: Grant, lease: Arc<HeldLease>) {
         None => Ending::Unstarted { fault: Interrupted::Stopped(Stop::LeaseOver), uncertain: true },
     };
     Box::pin(settle::settle(node, &name, prepared, &lease, ending)).await;
+}
+
+/// Starts the container; `None` if the lease is over and it is not known whether there is one now.
+async fn start(node: &Node, launch: &Launch, lease: &HeldLease) -> Option<Result<(), Fault>> {
+    let mut starting = node.runtime.start(launch);
+    tokio::select! {
+        started = &mut starting => Some(started),
+        // A call that is broken off leaves everybody guessing, so it is given a moment to end.
+        () = lease.over() => tokio::time::timeout(MOMENT, starting).await.ok(),
+    }
 }
 
 /// Returns once something outside asks that an attempt end before its container is there.
