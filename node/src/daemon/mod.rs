@@ -30,7 +30,7 @@ use leases::Leases;
 /// How long stopped attempts may take to be removed and given back at the end of a shutdown.
 const EVICTION: Duration = Duration::from_secs(30);
 /// Large bodies that are in memory at one time, over all attempts.
-const LARGE_BODIES: usize = 3;
+const LARGE_BODIES: usize = 2;
 
 /// What the loops and the attempts of one daemon share.
 pub(crate) struct Node {

@@ -31,8 +31,9 @@ const ARRIVAL: Duration = Duration::from_secs(30);
 const NOTE: usize = 64 << 10;
 /// The largest body that becomes a tree of values without waiting for its turn.
 const SMALL: usize = 128 << 10;
-/// Values in one body: a plan of as many tasks as there may be has room for forty in each.
-const VALUES: usize = 40 * limits::PLAN_TASKS;
+/// Values in one body: a plan of as many tasks as there may be has room for seventy in each. One with every default
+/// written out, as agents do, takes about forty.
+const VALUES: usize = 70 * limits::PLAN_TASKS;
 
 /// A body that was read, with what bounds how many there are at once.
 pub(super) struct Read<T> {
@@ -223,6 +224,18 @@ mod tests {
     fn values_are_counted_wherever_they_are_and_not_in_strings() {
         assert_eq!(count_values(b"1"), 1);
         assert_eq!(count_values(br#"{"a": [1, 2], "b,[{": "\",,,"}"#), 5);
+    }
+
+    #[test]
+    fn a_plan_of_as_many_tasks_as_there_may_be_leaves_room_in_each() {
+        let mut task = orca_proto::spec::NewTask::new("image");
+        task.key = Some("key".into());
+        task.name = Some("name".into());
+        task.container.command = vec!["part".into(), "of".into(), "a".into(), "command".into()];
+        task.input = serde_json::json!({"first": 1, "count": 2});
+        task.depends_on = vec!["one".into(), "two".into()];
+        let values = count_values(&serde_json::to_vec(&task).unwrap());
+        assert!(values * limits::PLAN_TASKS <= VALUES / 3 * 2, "{values}");
     }
 
     #[test]
