@@ -3,8 +3,10 @@
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use clap::ValueEnum;
+use orca_proto::ids::TaskId;
+use orca_proto::task::Cancellation;
 
 use super::dist::{self, Profile};
 use crate::demo::archive::Tree;
@@ -17,6 +19,8 @@ use crate::process::Output;
 
 /// Under the process runtime the image is only a name.
 const NO_IMAGE: &str = "orca-survey:none";
+/// How long calling the goal off may take.
+const CANCEL: Duration = Duration::from_secs(5);
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
@@ -51,6 +55,9 @@ pub(crate) async fn run(args: Args) -> Result<()> {
     };
     if let Some(path) = &args.json {
         // Better now than after all the work.
+        if path.is_dir() {
+            bail!("cannot write {}: it is a directory", path.display());
+        }
         let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
         std::fs::metadata(parent).with_context(|| format!("cannot write to {}", parent.display()))?;
     }
@@ -60,6 +67,10 @@ pub(crate) async fn run(args: Args) -> Result<()> {
     let mut made = Made::default();
     let work = survey(&args, &tree, &bins, engine.as_ref(), &mut made);
     let outcome = interrupt::unless_interrupted(work).await;
+    if outcome.is_err() {
+        println!("stopping what was started, and cleaning up");
+        made.cancel().await;
+    }
     let cleaned = made.remove(args.keep, engine.as_ref()).await;
     outcome?;
     cleaned
@@ -70,9 +81,19 @@ pub(crate) async fn run(args: Args) -> Result<()> {
 struct Made {
     system: Option<System>,
     image: Option<String>,
+    goal: Option<TaskId>,
 }
 
 impl Made {
+    /// Calls the goal off: what would run again is not worth the wait for it to drain.
+    async fn cancel(&self) {
+        if let (Some(system), Some(goal)) = (&self.system, self.goal) {
+            let why = Cancellation { reason: Some("the demo was given up".to_owned()) };
+            // It may have ended, or nothing may answer: then there is nothing to call off.
+            let _ = tokio::time::timeout(CANCEL, system.client.cancel(goal, &why)).await;
+        }
+    }
+
     async fn remove(self, keep: bool, engine: Option<&Engine>) -> Result<()> {
         let stopped = match self.system {
             Some(system) => system.stop().await,
@@ -136,6 +157,7 @@ async fn survey(
     let (artifact, size) = goal::upload(&client, tree).await?;
     println!("uploaded   {:.1} MiB in {:.1} s", size as f64 / 1_048_576.0, begun.elapsed().as_secs_f64());
     let id = goal::enqueue(&client, &image, &program, artifact).await?;
+    made.goal = Some(id);
     println!("goal       {id}");
     let followed = watch::follow(&client, id, || system.check()).await;
     let task = followed.with_context(|| {
