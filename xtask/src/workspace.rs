@@ -1,14 +1,21 @@
 //! Where things are in the repository, and the cargo that builds it.
 
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 
 use anyhow::{Context, Result};
 use tokio::process::Command;
 
-/// The repository's root.
+/// The repository's root. Cargo says where it is when it runs this; the place of the build is only the fallback, since two
+/// checkouts may share a target directory.
 pub(crate) fn root() -> &'static Path {
-    let here = Path::new(env!("CARGO_MANIFEST_DIR"));
-    here.parent().unwrap_or(here)
+    static ROOT: OnceLock<PathBuf> = OnceLock::new();
+    ROOT.get_or_init(|| {
+        let told =
+            std::env::var_os("CARGO_MANIFEST_DIR").unwrap_or_else(|| env!("CARGO_MANIFEST_DIR").into());
+        let here = PathBuf::from(told);
+        here.parent().map_or(here.clone(), Path::to_path_buf)
+    })
 }
 
 /// Cargo's target directory.
