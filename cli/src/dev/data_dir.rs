@@ -4,6 +4,7 @@ use std::fs::{File, Permissions, TryLockError};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
 
@@ -12,6 +13,10 @@ use crate::profile::directory_of;
 
 /// Where the coordinator keeps artifacts.
 const COORDINATOR: &str = "coordinator";
+/// How long a temporary directory may refuse to go.
+const REMOVE: Duration = Duration::from_secs(10);
+/// Between two tries.
+const LOOK: Duration = Duration::from_millis(50);
 
 /// A directory that this process alone uses until it ends.
 #[derive(Debug)]
@@ -87,9 +92,21 @@ impl DataDir {
     /// # Errors
     /// A [`Failure`] that names what was left.
     pub(super) fn close(self) -> Result<(), Failure> {
-        let what = || format!("cannot remove {}", self.path.display());
-        self.temporary
-            .map_or(Ok(()), |directory| directory.close().map_err(|error| Failure::file(what(), &error)))
+        let Some(directory) = self.temporary else { return Ok(()) };
+        let deadline = Instant::now() + REMOVE;
+        // What was cut off in the middle of unpacking an archive may write for a moment longer.
+        while std::fs::remove_dir_all(directory.path()).is_err() && Instant::now() < deadline {
+            if !directory.path().exists() {
+                return Ok(());
+            }
+            std::thread::sleep(LOOK);
+        }
+        match directory.close() {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                Err(Failure::file(format!("cannot remove {}", self.path.display()), &error))
+            }
+            _ => Ok(()),
+        }
     }
 }
 
