@@ -149,6 +149,7 @@ fn settings(arguments: Arguments, role: Role, state_dir: PathBuf) -> Result<Node
         },
         state_dir,
         drain_timeout: arguments.drain_timeout.get(),
+        hurry: CancellationToken::new(),
     })
 }
 

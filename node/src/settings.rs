@@ -9,6 +9,7 @@ use orca_proto::limits;
 use orca_proto::spec::Role;
 
 use crate::NodeError;
+use tokio_util::sync::CancellationToken;
 
 /// Attempts that a node may run at once: as many as one renewal can carry.
 pub const MOST_SLOTS: u32 = limits::RENEWAL as u32;
@@ -30,6 +31,8 @@ pub struct NodeSettings {
     /// How long a shutdown waits for running attempts before it stops them and gives them back.
     /// `--drain-timeout`, `ORCA_DRAIN_TIMEOUT`; default 60 s.
     pub drain_timeout: Duration,
+    /// Once cancelled, a drain waits no longer: what still runs is stopped and given back. Never, unless the caller does.
+    pub hurry: CancellationToken,
 }
 
 /// Where the coordinator is and who the node is to it.

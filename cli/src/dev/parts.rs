@@ -37,6 +37,7 @@ const CACHE: u64 = 10 << 30;
 pub(super) struct Parts {
     running: JoinSet<(&'static str, Result<(), String>)>,
     nodes: CancellationToken,
+    hurry: CancellationToken,
     coordinator: CancellationToken,
 }
 
@@ -54,6 +55,7 @@ impl Parts {
         let mut parts = Self {
             running: JoinSet::new(),
             nodes: CancellationToken::new(),
+            hurry: CancellationToken::new(),
             coordinator: CancellationToken::new(),
         };
         let settings =
@@ -68,7 +70,10 @@ impl Parts {
             ("the planner node", Role::Plan, &credentials.planner),
             ("the worker node", Role::Work, &credentials.worker),
         ] {
-            let settings = node_settings(args, data, role, token, url, runtime);
+            let settings = NodeSettings {
+                hurry: parts.hurry.clone(),
+                ..node_settings(args, data, role, token, url, runtime)
+            };
             let shutdown = parts.nodes.clone();
             parts.running.spawn(async move {
                 let ended: Result<(), NodeError> = Box::pin(orca_node::run(settings, shutdown)).await;
@@ -122,18 +127,20 @@ impl Parts {
             // The coordinator does not end before it is told to.
             while self.running.len() > 1 && self.running.join_next().await.is_some() {}
         };
-        let hurried = tokio::select! {
-            () = drained => false,
-            () = sleep(DRAIN + NODE_END) => {
-                tracing::warn!("the nodes took too long to drain; what they hold will run again");
-                true
-            }
-            () = hurry => {
-                tracing::warn!("stopping at once; what still runs is cut off and will run again");
-                true
-            }
+        let cut_short = self.hurry.clone();
+        let hurried = async {
+            hurry.await;
+            tracing::warn!("stopping at once; what still runs is cut off and will run again");
+            cut_short.cancel();
+            std::future::pending::<()>().await;
         };
-        if hurried {
+        let in_time = tokio::select! {
+            () = drained => true,
+            () = hurried => true,
+            () = sleep(DRAIN + NODE_END) => false,
+        };
+        if !in_time {
+            tracing::warn!("the nodes took too long to drain; what they hold will run again");
             self.running.abort_all();
         }
         tracing::debug!(elapsed_ms = began.elapsed().as_millis(), "nodes are down");
@@ -180,6 +187,7 @@ fn node_settings(
         },
         state_dir: data.path().join(name),
         drain_timeout: DRAIN,
+        hurry: CancellationToken::new(),
     }
 }
 

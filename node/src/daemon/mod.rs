@@ -43,7 +43,7 @@ pub(crate) struct Node {
     pub(crate) leases: Leases,
     /// Bounds the memory that attempts can make the node use.
     pub(crate) large_bodies: Arc<Semaphore>,
-    /// Stop every attempt and give it back: the drain took too long.
+    /// Stop every attempt and give it back: the drain waits no longer.
     pub(crate) evict: CancellationToken,
     registered: RwLock<Registered>,
 }
@@ -143,10 +143,11 @@ async fn serve(
 }
 
 async fn drain(node: &Node, attempts: &TaskTracker) {
-    if tokio::time::timeout(node.settings.drain_timeout, attempts.wait()).await.is_ok() {
+    let waited = tokio::time::timeout(node.settings.drain_timeout, attempts.wait());
+    if let Some(Ok(())) = node.settings.hurry.run_until_cancelled(waited).await {
         return;
     }
-    tracing::warn!(running = attempts.len(), "the drain took too long: stopping what still runs");
+    tracing::warn!(running = attempts.len(), "the drain waits no longer: stopping what still runs");
     node.evict.cancel();
     if tokio::time::timeout(EVICTION, attempts.wait()).await.is_err() {
         tracing::error!(running = attempts.len(), "could not remove every container; the next start will");

@@ -50,6 +50,7 @@ pub(crate) fn settings(fake: &Fake, state: &Path, kind: RuntimeKind) -> NodeSett
         },
         state_dir: state.to_path_buf(),
         drain_timeout: Duration::from_secs(30),
+        hurry: CancellationToken::new(),
     }
 }
 
