@@ -66,7 +66,7 @@ async fn bad_input_ends_the_command_with_a_line_and_a_code_of_its_own() {
             (&["enqueue", "-f", "-"], misspelt, 2, "prioritty"),
             (&["enqueue", "-f", "-"], b"container: \xff\xfe", 2, "UTF-8"),
             (&["enqueue", "--no-such-flag", "debian"], b"", 2, "--no-such-flag"),
-            (&["get", absent], b"", 3, "not found"),
+            (&["get", absent], b"", 3, absent),
         ];
         for (arguments, input, code, told) in cases {
             let output = system.orca(arguments, input).await;
