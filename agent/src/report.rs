@@ -5,6 +5,7 @@ use hyper::Method;
 use orca_proto::agent::{AgentReport, files, routes};
 use orca_proto::limits;
 use orca_proto::plan::Plan;
+use orca_proto::spec::holds_nul;
 use orca_proto::task::Outcome;
 use serde_json::Value;
 
@@ -81,14 +82,4 @@ fn read(dir: &AttemptDir, name: &str, most: usize) -> Result<Option<Vec<u8>>, St
 
 fn not_readable(name: &str, why: &dyn std::fmt::Display) -> String {
     format!("the program left {name}, but it cannot be used: {why}")
-}
-
-/// Postgres stores no such character in JSON. Depth is bounded by the parser.
-fn holds_nul(value: &Value) -> bool {
-    match value {
-        Value::String(text) => text.contains('\0'),
-        Value::Array(items) => items.iter().any(holds_nul),
-        Value::Object(fields) => fields.iter().any(|(name, value)| name.contains('\0') || holds_nul(value)),
-        Value::Null | Value::Bool(_) | Value::Number(_) => false,
-    }
 }

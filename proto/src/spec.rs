@@ -329,5 +329,5 @@ impl NewTask {
     }
 }
 
-pub use check::nests_deeper_than;
+pub use check::{holds_nul, nests_deeper_than};
 pub(crate) mod check;

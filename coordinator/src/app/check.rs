@@ -87,18 +87,6 @@ impl Check {
     }
 }
 
-/// Whether a JSON value holds NUL anywhere. Postgres could not give it back.
-pub(crate) fn holds_nul(value: &serde_json::Value) -> bool {
-    match value {
-        serde_json::Value::String(text) => text.contains('\0'),
-        serde_json::Value::Array(items) => items.iter().any(holds_nul),
-        serde_json::Value::Object(map) => {
-            map.iter().any(|(key, value)| key.contains('\0') || holds_nul(value))
-        }
-        _ => false,
-    }
-}
-
 /// What is wrong with a list of tasks, as one problem: of kind `plan-invalid` when the graph is, else `validation`.
 pub(crate) fn graph_problem(errors: Vec<FieldError>) -> Error {
     let graph = |error: &FieldError| {

@@ -6,11 +6,11 @@ use orca_proto::limits;
 use orca_proto::node::LeaseRef;
 use orca_proto::plan::{self, Graph};
 use orca_proto::problem::{Kind, Problem};
-use orca_proto::spec::{NewTask, OnChildFailure, OnDependencyFailure, Role, nests_deeper_than};
+use orca_proto::spec::{NewTask, OnChildFailure, OnDependencyFailure, Role, holds_nul, nests_deeper_than};
 use orca_proto::task::{Outcome, State, Step};
 use sqlx::PgConnection;
 
-use super::check::{Check, aside, holds_nul};
+use super::check::{Check, aside};
 use super::enqueue::fingerprint;
 use super::graph::{Place, check_dates, prepare};
 use super::transaction::{sample, transaction};

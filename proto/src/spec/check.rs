@@ -181,8 +181,10 @@ pub fn nests_deeper_than(value: &serde_json::Value, levels: usize) -> bool {
     }
 }
 
-/// Postgres cannot store `\u0000` in jsonb.
-pub(crate) fn holds_nul(value: &serde_json::Value) -> bool {
+/// Whether a JSON value holds the character U+0000 anywhere, names included: Postgres cannot give it back. Recursive, so only
+/// for what a parser with a bound on depth has read.
+#[must_use]
+pub fn holds_nul(value: &serde_json::Value) -> bool {
     match value {
         serde_json::Value::String(text) => text.contains('\0'),
         serde_json::Value::Array(items) => items.iter().any(holds_nul),
