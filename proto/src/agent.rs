@@ -45,6 +45,8 @@ pub mod routes {
     pub const PLAN: &str = "/v1/plan";
     /// `POST` [`crate::attempt::Children`] → [`crate::plan::Enqueued`].
     pub const CHILDREN: &str = "/v1/children";
+    /// `GET /v1/signals/{name}?wait=SPAN` → [`crate::attempt::Received`], or 204 when none came while it was held.
+    pub const SIGNALS: &str = "/v1/signals";
     /// `GET` → [`crate::attempt::Dependencies`].
     pub const DEPENDENCIES: &str = "/v1/dependencies";
     /// `POST` [`super::AgentReport`] → 204 once the node has it on disk. The agent only.

@@ -10,12 +10,13 @@ use serde::{Deserialize, Serialize};
 
 use crate::duration::Span;
 use crate::ids::{FencingToken, InstanceId, NodeId, TaskId};
+use crate::quantity::Bytes;
 use crate::spec::{NewTask, Role};
 use crate::task::Step;
 
 /// A daemon makes itself known. Doing so again with the same name and instance changes nothing but the details; with
 /// another instance, the daemon of that name is taken to have died: its leases end at once.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(deny_unknown_fields)]
 pub struct Registration {
@@ -34,6 +35,12 @@ pub struct Registration {
     /// For people and placement; at most 32.
     #[serde(default)]
     pub labels: BTreeMap<String, String>,
+    /// Processor cores that tasks may use in all; 0.01 to 1,000,000. Not counted when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cpus: Option<f64>,
+    /// Memory that tasks may use in all. Not counted when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub memory: Option<Bytes>,
 }
 
 /// The coordinator's answer to a registration.
@@ -47,33 +54,50 @@ pub struct Registered {
 }
 
 /// Asks for work. Answered at once if there is some, else as soon as there is, else with nothing after `wait`.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(deny_unknown_fields)]
 pub struct ClaimRequest {
     /// The daemon's run; a superseded one gets `conflict` and must stop.
     pub instance: InstanceId,
-    /// Free slots: the most grants to answer; 1 to 256.
+    /// Free slots: the most grants to answer; 1 to 1,024.
     pub slots: u32,
     /// How long to hold the request; at most 60 s.
     pub wait: Span,
     /// Only these queues; all when empty.
     #[serde(default)]
     pub queues: Vec<String>,
+    /// What the node has left for tasks: only what fits into it together is granted. Not counted when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub free: Option<Free>,
+}
+
+/// What a node has left for tasks.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+#[serde(deny_unknown_fields)]
+pub struct Free {
+    /// Processor cores; 0 to 1,000,000.
+    pub cpus: f64,
+    /// Memory.
+    pub memory: Bytes,
 }
 
 /// Grants, best first.
+///
+/// Generic over the spec's form, so that a coordinator can pass on stored text without parsing it
+/// (`Box<serde_json::value::RawValue>`), and whoever needs no spec can leave it unread (`serde::de::IgnoredAny`).
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
-pub struct Claimed {
+pub struct Claimed<S = NewTask> {
     /// At most as many as asked for; none after a wait in vain.
-    pub grants: Vec<Grant>,
+    pub grants: Vec<Grant<S>>,
 }
 
 /// The right to run one attempt of one task until the lease ends.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
-pub struct Grant {
+pub struct Grant<S = NewTask> {
     /// The task.
     pub task: TaskId,
     /// The fencing token of this grant.
@@ -92,8 +116,11 @@ pub struct Grant {
     pub parent: Option<TaskId>,
     /// Whether there are results of dependencies (for a finish step: of the plan's tasks) to fetch before the start.
     pub has_dependencies: bool,
+    /// How long it is until the task's deadline, from the moment of the answer; absent without one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub deadline_in: Option<Span>,
     /// What to run.
-    pub spec: NewTask,
+    pub spec: S,
 }
 
 /// Keeps leases alive, and waits for requests to cancel. The leases are renewed when the request arrives; it is answered
@@ -104,7 +131,7 @@ pub struct Grant {
 pub struct RenewRequest {
     /// The daemon's run.
     pub instance: InstanceId,
-    /// The leases held; at most 1,024. None at all still says that the node lives.
+    /// The leases held; at most 10,240. None at all still says that the node lives.
     pub leases: Vec<LeaseRef>,
     /// Cancels already known: do not answer early for these.
     #[serde(default)]

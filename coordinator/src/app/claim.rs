@@ -115,6 +115,7 @@ fn grant(granted: queue::Granted, lease: Duration) -> Result<Grant, Error> {
         step: granted.step.as_deref().map(|step| word(step, "tasks.step")).transpose()?,
         parent: granted.parent.map(TaskId),
         has_dependencies: granted.has_dependencies,
+        deadline_in: None,
         spec: from_json(&granted.spec, "tasks.spec")?,
     })
 }

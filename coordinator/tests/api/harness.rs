@@ -110,6 +110,8 @@ impl Server {
             version: "test".into(),
             runtime: "none".into(),
             labels: [].into(),
+            cpus: None,
+            memory: None,
         };
         let id = client.register(&registration).await.unwrap().id;
         Worker { client, id, instance }
@@ -133,7 +135,8 @@ pub(crate) struct Worker {
 impl Worker {
     /// Claims at most one task, waiting for it for `wait`.
     pub(crate) async fn claim(&self, wait: Span) -> Claimed {
-        let request = ClaimRequest { instance: self.instance, slots: 1, wait, queues: Vec::new() };
+        let request =
+            ClaimRequest { instance: self.instance, slots: 1, wait, queues: Vec::new(), free: None };
         self.client.claim(self.id, &request).await.unwrap()
     }
 

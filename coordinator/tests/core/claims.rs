@@ -74,7 +74,7 @@ async fn a_node_is_granted_no_more_than_its_slots_and_only_its_queues_namespace_
     let id = test.app.node_register(&who, registration).await.unwrap().id;
     let ask = async |queues: &[&str]| {
         let queues = queues.iter().map(|queue| (*queue).to_owned()).collect();
-        let request = ClaimRequest { instance, slots: 10, wait: Span::default(), queues };
+        let request = ClaimRequest { instance, slots: 10, wait: Span::default(), queues, free: None };
         test.app.node_claim(&who, id, request).await.unwrap().grants.len()
     };
     assert_eq!(ask(&["c"]).await, 0);
@@ -83,7 +83,7 @@ async fn a_node_is_granted_no_more_than_its_slots_and_only_its_queues_namespace_
     assert_eq!(ask(&[]).await, 0, "both slots are taken");
 
     let stranger = principal("other", "n", Access::Worker);
-    let request = ClaimRequest { instance, slots: 1, wait: Span::default(), queues: vec![] };
+    let request = ClaimRequest { instance, slots: 1, wait: Span::default(), queues: vec![], free: None };
     assert_eq!(kind(test.app.node_claim(&stranger, id, request).await), orca_proto::problem::Kind::NotFound);
     assert!(test.planner("p").await.claim(10).await.is_empty());
     test.stop().await;

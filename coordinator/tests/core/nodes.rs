@@ -26,7 +26,13 @@ async fn a_new_instance_ends_the_old_ones_leases_at_once_and_the_old_one_must_st
     assert_eq!(test.task(id).await.attempts[0].outcome, Some(Outcome::Lost));
     let again = new.claim_one().await;
     assert_eq!((again.task, again.attempt), (id, 2));
-    let claim = ClaimRequest { instance: old.instance, slots: 1, wait: Default::default(), queues: vec![] };
+    let claim = ClaimRequest {
+        instance: old.instance,
+        slots: 1,
+        wait: Default::default(),
+        queues: vec![],
+        free: None,
+    };
     assert_eq!(kind(test.app.node_claim(&old.who, old.id, claim).await), Kind::Conflict);
     let renew = RenewRequest {
         instance: old.instance,
@@ -46,7 +52,13 @@ async fn a_name_belongs_to_the_credential_that_registered_it_and_the_role_to_the
     let thief = principal("default", "somebody-else", Access::Worker);
     let theft = registration("w", Access::Worker, InstanceId::new());
     assert_eq!(kind(test.app.node_register(&thief, theft).await), Kind::Forbidden);
-    let claim = ClaimRequest { instance: node.instance, slots: 1, wait: Default::default(), queues: vec![] };
+    let claim = ClaimRequest {
+        instance: node.instance,
+        slots: 1,
+        wait: Default::default(),
+        queues: vec![],
+        free: None,
+    };
     assert_eq!(kind(test.app.node_claim(&thief, node.id, claim).await), Kind::Forbidden);
     let wrong_role = registration("x", Access::Planner, InstanceId::new());
     assert_eq!(kind(test.app.node_register(&thief, wrong_role).await), Kind::Forbidden);

@@ -167,7 +167,13 @@ impl TestNode {
     }
 
     pub(crate) async fn claim_for(&self, slots: u32, wait: Duration) -> Vec<Grant> {
-        let request = ClaimRequest { instance: self.instance, slots, wait: wait.into(), queues: Vec::new() };
+        let request = ClaimRequest {
+            instance: self.instance,
+            slots,
+            wait: wait.into(),
+            queues: Vec::new(),
+            free: None,
+        };
         self.app.node_claim(&self.who, self.id, request).await.unwrap().grants
     }
 
@@ -219,6 +225,8 @@ pub(crate) fn registration(name: &str, access: Access, instance: InstanceId) -> 
         version: "test".to_owned(),
         runtime: "none".to_owned(),
         labels: [].into(),
+        cpus: None,
+        memory: None,
     }
 }
 

@@ -41,6 +41,7 @@ pub(super) async fn run(
             // The lease counts from when this is sent: a longer hold would eat it up.
             wait: Span::from(HOLD.min(node.lease() / 3)),
             queues: node.settings.placement.queues.clone(),
+            free: None,
         };
         let sent = Instant::now();
         let claimed = tokio::select! {

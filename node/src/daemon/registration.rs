@@ -22,6 +22,8 @@ pub(super) fn describe(settings: &NodeSettings, instance: InstanceId, runtime: &
         version: env!("CARGO_PKG_VERSION").to_owned(),
         runtime: runtime.to_owned(),
         labels: settings.placement.labels.clone(),
+        cpus: None,
+        memory: None,
     }
 }
 

@@ -91,6 +91,7 @@ impl Rig {
             step: None,
             parent: None,
             has_dependencies: false,
+            deadline_in: None,
             spec,
         };
         change(&mut grant);

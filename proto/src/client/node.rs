@@ -2,10 +2,15 @@
 
 use std::time::Duration;
 
-use reqwest::Method;
+use reqwest::{Method, StatusCode};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
 
 use super::{Client, ClientError, decode, send};
-use crate::attempt::{Children, Dependencies, Report, Reported};
+use crate::attempt::{
+    Children, Dependencies, Received, Report, Reported, Reports, ReportsSettled, SignalQuery,
+};
+use crate::duration::Span;
 use crate::ids::NodeId;
 use crate::log::{LogAck, LogAppend};
 use crate::node::{ClaimRequest, Claimed, LeaseRef, Registered, Registration, RenewRequest, Renewed};
@@ -30,11 +35,16 @@ impl Client {
         self.post("/v1/nodes", registration).await
     }
 
-    /// Asks for work and waits for it as long as the request says.
+    /// Asks for work and waits for it as long as the request says. The grants' specs come in the form that the caller
+    /// names.
     ///
     /// # Errors
     /// Any [`ClientError`].
-    pub async fn claim(&self, node: NodeId, request: &ClaimRequest) -> Result<Claimed, ClientError> {
+    pub async fn claim<S: DeserializeOwned>(
+        &self,
+        node: NodeId,
+        request: &ClaimRequest,
+    ) -> Result<Claimed<S>, ClientError> {
         let call = self.request(Method::POST, &format!("/v1/nodes/{node}/claims")).json(request);
         decode(send(call.timeout(request.wait.get() + SLACK)).await?).await
     }
@@ -103,5 +113,37 @@ impl Client {
     pub async fn report(&self, lease: LeaseRef, report: &Report) -> Result<Reported, ClientError> {
         decode(send(self.request(Method::POST, &path(lease, "report")).timeout(LARGE).json(report)).await?)
             .await
+    }
+
+    /// Settles many attempts, each by itself.
+    ///
+    /// # Errors
+    /// Any [`ClientError`], about all of them; then each may or may not have been settled, and sending them again is
+    /// harmless.
+    pub async fn report_many<S: Serialize>(
+        &self,
+        node: NodeId,
+        reports: &Reports<S>,
+    ) -> Result<ReportsSettled, ClientError> {
+        self.post(&format!("/v1/nodes/{node}/reports"), reports).await
+    }
+
+    /// Waits for a signal to the attempt's task for at most `wait` (60 s); `None` when none came.
+    ///
+    /// # Errors
+    /// Any [`ClientError`].
+    pub async fn await_signal(
+        &self,
+        lease: LeaseRef,
+        name: &str,
+        wait: Span,
+    ) -> Result<Option<Received>, ClientError> {
+        let call = self.request(Method::GET, &path(lease, &format!("signals/{name}")));
+        let call = call.query(&SignalQuery { wait }).timeout(wait.get() + SLACK);
+        let response = send(call).await?;
+        if response.status() == StatusCode::NO_CONTENT {
+            return Ok(None);
+        }
+        decode(response).await.map(Some)
     }
 }
