@@ -31,9 +31,11 @@ pub const LOG_BYTES_PER_ATTEMPT: i64 = 64 << 20;
 /// Items on one page of a list.
 pub const PAGE: u32 = 500;
 /// Tasks in one claim.
-pub const CLAIM: u32 = 256;
+pub const CLAIM: u32 = 1_024;
+/// Reports in one request.
+pub const REPORTS: usize = 1_024;
 /// Leases in one renewal.
-pub const RENEWAL: usize = 1_024;
+pub const RENEWAL: usize = 10_240;
 /// How deep tasks may spawn tasks. A goal is at depth 0.
 pub const DEPTH: i16 = 16;
 /// Rounds of planning that one goal may ask for.
@@ -50,3 +52,29 @@ pub const ATTEMPTS: i32 = 100;
 pub const PRIORITY: i16 = 100;
 /// Longest duration that a task may name, in seconds (366 days).
 pub const DURATION_SECS: u64 = 366 * 86_400;
+/// Node labels that one task requires, and that it prefers.
+pub const PLACEMENT: usize = 16;
+/// How long a preference for nodes holds a task back, in seconds.
+pub const PREFERENCE_SECS: u64 = 3;
+/// Annotations on one task.
+pub const ANNOTATIONS: usize = 32;
+/// One annotation's value.
+pub const ANNOTATION: usize = 1_024;
+/// Sentences that people write: reasons, comments, prompts.
+pub const SENTENCE: usize = 1_024;
+/// A unique key.
+pub const UNIQUE_KEY: usize = 256;
+/// Signals that one task waits for.
+pub const SIGNALS: usize = 8;
+/// A signal's payload, as JSON text.
+pub const SIGNAL: usize = 64 << 10;
+/// Exit codes in one list of a retry policy.
+pub const EXIT_CODES: usize = 64;
+/// Ids in one selector.
+pub const SELECTED_IDS: usize = 1_000;
+/// Runs of one backfill.
+pub const BACKFILL: usize = 1_000;
+/// What every limit on tasks that run at once, on queues and on open tasks must stay below.
+pub const RUNNING: u32 = 1_000_000_000;
+/// Highest weight of a group.
+pub const WEIGHT: u32 = 1_000;

@@ -36,6 +36,15 @@ pub struct Batch {
 pub struct Enqueued {
     /// One per task.
     pub ids: Vec<TaskId>,
+    /// Those among them that were there already, because they hold a unique key.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub existing: Vec<TaskId>,
+}
+
+impl From<Vec<TaskId>> for Enqueued {
+    fn from(ids: Vec<TaskId>) -> Self {
+        Self { ids, existing: Vec::new() }
+    }
 }
 
 /// The graph of a valid list of tasks.

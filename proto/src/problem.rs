@@ -110,6 +110,8 @@ kinds! {
     MethodNotAllowed = "urn:orca:problem:method-not-allowed", 405, "Method not allowed";
     /// The thing's state does not allow this (cancel of an ended task, retry of a running one).
     Conflict = "urn:orca:problem:conflict", 409, "The state does not allow this";
+    /// The task does not wait for an approval, or no longer.
+    NotAwaited = "urn:orca:problem:not-awaited", 409, "The task does not wait for this";
     /// The fencing token is not the task's newest, or its lease has run out. Stop the attempt.
     LeaseLost = "urn:orca:problem:lease-lost", 409, "The lease was lost";
     /// Another result was already recorded for this fencing token.
@@ -122,6 +124,8 @@ kinds! {
     UnsupportedMediaType = "urn:orca:problem:unsupported-media-type", 415, "Unsupported media type";
     /// Slow down; `Retry-After` says for how long.
     TooManyRequests = "urn:orca:problem:too-many-requests", 429, "Too many requests";
+    /// The namespace holds as much as its quota allows; `Retry-After` says when to look again.
+    QuotaExceeded = "urn:orca:problem:quota-exceeded", 429, "The namespace's quota is used up";
     /// A fault of the server's own; the request id is in its log.
     Internal = "urn:orca:problem:internal", 500, "Internal error";
     /// The database or the engine does not answer, or the server is going down; try again.

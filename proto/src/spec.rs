@@ -3,6 +3,9 @@
 //! Every field but the image has a default that a newcomer never needs to touch. Unknown fields are refused, so a
 //! misspelt policy is an error and not a silent default. [`NewTask::validate`] is the one set of rules; the CLI, the
 //! node and the coordinator all call it.
+//!
+//! Written compactly: a field that has its default is left out, and reads back as that default. Specs are stored and sent
+//! by the hundred thousand, and most say little more than an image and an input.
 
 use std::collections::BTreeMap;
 
@@ -11,9 +14,19 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::duration::Span;
-use crate::ids::ArtifactId;
 use crate::problem::FieldError;
-use crate::quantity::Bytes;
+
+pub(crate) mod check;
+mod container;
+mod placement;
+mod retry;
+mod waits;
+
+pub use check::{holds_nul, is_valid_name, nests_deeper_than};
+pub use container::{ContainerSpec, InputArtifact, Network, Pull, Resources};
+pub use placement::meets;
+pub use retry::{Backoff, Retry, RetryOn, Timeouts};
+pub use waits::{Approval, OnTimeout, Unique, UniqueWhile, WaitFor};
 
 /// The queue of a task that names none.
 pub const DEFAULT_QUEUE: &str = "default";
@@ -44,221 +57,80 @@ pub struct NewTask {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub name: Option<String>,
     /// Who runs it.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "is_default")]
     pub role: Role,
     /// The queue it waits in. Letters, digits, `.`, `_`, `-`; at most 128 bytes.
-    #[serde(default = "default_queue")]
+    #[serde(default = "default_queue", skip_serializing_if = "is_default_queue")]
     pub queue: String,
+    /// The group in that queue that it belongs to: groups share the queue by their weights and may have limits of their own.
+    /// Letters, digits, `.`, `_`, `-`; at most 128 bytes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub group: Option<String>,
     /// Higher goes first; -100 to 100.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "is_default")]
     pub priority: i16,
-    /// Not before this instant (RFC 3339).
+    /// Not before this instant (RFC 3339); years 1970 to 2999.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub run_at: Option<Timestamp>,
+    /// Not before so long after it was enqueued, by the coordinator's clock; not together with `run_at`. At most 366 days.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub delay: Option<Span>,
+    /// If it has not begun by this instant (RFC 3339) it ends as `expired`; a running attempt is ended as `timed_out` and
+    /// not tried again. In the future; years 1970 to 2999.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub deadline: Option<Timestamp>,
     /// What to run.
     pub container: ContainerSpec,
     /// Any JSON, at most 1 MiB; the program finds it on standard input and in a file.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Value::is_null")]
     pub input: Value,
     /// Files that are put into the container before it starts, at most 16.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub artifacts: Vec<InputArtifact>,
     /// What the container may use.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "is_default")]
     pub resources: Resources,
     /// What the container may reach.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "is_default")]
     pub network: Network,
+    /// Labels that a node must have to run it, such as `{"gpu": "a100", "os": "!windows"}`: the very value, `*` for any
+    /// value, `!value` for any other value or none, `!*` for none. At most 16.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub requires: BTreeMap<String, String>,
+    /// Labels, written as in `requires`, of the nodes that it should rather run on: for its first 3 s in line only those get
+    /// it, if one such is alive. At most 16.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub prefers: BTreeMap<String, String>,
     /// When to try again.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Retry::is_usual")]
     pub retry: Retry,
     /// How long things may take.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "is_default")]
     pub timeouts: Timeouts,
     /// Keys of tasks in the same plan or batch, or ids of tasks that exist, that must succeed first.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub depends_on: Vec<String>,
     /// What becomes of this task when one of its dependencies does not succeed.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "is_default")]
     pub on_dependency_failure: OnDependencyFailure,
     /// What becomes of this task when one of the tasks under it (its plan's, or those it spawned) does not succeed.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "is_default")]
     pub on_child_failure: OnChildFailure,
+    /// At most one open task of the namespace has the same unique key; enqueueing another answers the one there is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unique: Option<Unique>,
+    /// Stays `blocked` until an operator approves it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub approval: Option<Approval>,
+    /// Stays `blocked` until each of these signals has arrived; at most 8.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub wait_for: Vec<WaitFor>,
     /// For people and filters; at most 32.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub labels: BTreeMap<String, String>,
-}
-
-/// The container of a task.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
-#[serde(deny_unknown_fields)]
-pub struct ContainerSpec {
-    /// An OCI image reference, such as `debian:bookworm-slim` or `ghcr.io/me/tool@sha256:…`.
-    pub image: String,
-    /// The program and its arguments. When empty, the image's own entrypoint and command.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub command: Vec<String>,
-    /// Environment variables, over those of the image. Not for secrets. Names that begin with `ORCA_` are Orca's.
+    /// Carried and shown, never looked at; at most 32, values of at most 1,024 bytes.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    pub env: BTreeMap<String, String>,
-    /// User (`name`, `uid` or `uid:gid`), when not the image's own.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub user: Option<String>,
-    /// Working directory (absolute), when not the image's own.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub workdir: Option<String>,
-    /// How the image is got.
-    #[serde(default)]
-    pub pull: Pull,
-}
-
-/// When an image is fetched from its registry.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
-#[serde(rename_all = "snake_case")]
-pub enum Pull {
-    /// Only if the node's engine does not hold it.
-    #[default]
-    Missing,
-    /// Before every attempt.
-    Always,
-    /// Never; an absent image is refused.
-    Never,
-}
-
-/// A stored file to put into the container.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
-#[serde(deny_unknown_fields)]
-pub struct InputArtifact {
-    /// Which one.
-    pub id: ArtifactId,
-    /// Its name under `$ORCA_DIR/files/`. Letters, digits, `.`, `_`, `-`; does not begin with a dot.
-    pub name: String,
-    /// Unpack a tar archive into a directory of that name. Links, devices, absolute names and `..` are refused.
-    #[serde(default)]
-    pub unpack: bool,
-}
-
-/// What a container may use. Enforced by the engine, without swap.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
-#[serde(deny_unknown_fields, default)]
-pub struct Resources {
-    /// Processor cores; 0.01 to 1024.
-    pub cpus: f64,
-    /// Memory; at least 16MiB (the agent lives there too).
-    pub memory: Bytes,
-    /// Processes and threads; 8 to 1,000,000.
-    pub pids: u32,
-    /// Size of the writable `/tmp`; counts as memory where it is used. At least 1MiB.
-    pub tmp: Bytes,
-}
-
-impl Default for Resources {
-    fn default() -> Self {
-        Self { cpus: 1.0, memory: Bytes::mib(512), pids: 512, tmp: Bytes::mib(64) }
-    }
-}
-
-/// What a container may reach.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
-#[serde(rename_all = "snake_case")]
-pub enum Network {
-    /// Nothing but its own loopback and its node's socket.
-    #[default]
-    None,
-    /// Whatever the node's engine lets a bridge reach. A node refuses it unless its settings allow it.
-    Open,
-}
-
-/// When a task is tried again.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
-#[serde(deny_unknown_fields, default)]
-pub struct Retry {
-    /// Attempts in all, the first included; 1 to 100. A failure of the engine itself does not count.
-    pub max_attempts: i32,
-    /// How long to wait in between.
-    pub backoff: Backoff,
-    /// Which outcomes are worth another attempt.
-    pub retry_on: Vec<RetryOn>,
-}
-
-impl Default for Retry {
-    fn default() -> Self {
-        Self {
-            max_attempts: 3,
-            backoff: Backoff::default(),
-            retry_on: vec![
-                RetryOn::Failed,
-                RetryOn::TimedOut,
-                RetryOn::OutOfMemory,
-                RetryOn::Killed,
-                RetryOn::Lost,
-            ],
-        }
-    }
-}
-
-/// The wait before attempt n+1: `initial × factor^(n-1)`, at most `max`, less a random part of up to `jitter` of it.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
-#[serde(deny_unknown_fields, default)]
-pub struct Backoff {
-    /// Before the second attempt.
-    pub initial: Span,
-    /// Growth per attempt; 1 to 10.
-    pub factor: f64,
-    /// Upper bound.
-    pub max: Span,
-    /// Share of the wait that is random; 0 to 1.
-    pub jitter: f64,
-}
-
-impl Default for Backoff {
-    fn default() -> Self {
-        Self { initial: Span::secs(1), factor: 2.0, max: Span::secs(300), jitter: 0.1 }
-    }
-}
-
-/// An outcome that may be tried again. `rejected` and `cancelled` never are; `runtime_error` always is, within a bound.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
-#[serde(rename_all = "snake_case")]
-pub enum RetryOn {
-    /// The program exited with a code other than 0.
-    Failed,
-    /// A time limit was reached.
-    TimedOut,
-    /// The kernel killed it for memory.
-    OutOfMemory,
-    /// A signal that Orca did not send ended it.
-    Killed,
-    /// Its node went away.
-    Lost,
-}
-
-/// How long things may take. Absent means no limit, except where a default is named.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
-#[serde(deny_unknown_fields, default)]
-pub struct Timeouts {
-    /// From ready to running; the task then expires.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub schedule_to_start: Option<Span>,
-    /// One attempt, from the start of its program; 1 hour unless told.
-    pub start_to_close: Span,
-    /// Between SIGTERM and SIGKILL when a limit is reached or the task is cancelled; 10 s unless told.
-    pub grace: Span,
-}
-
-impl Default for Timeouts {
-    fn default() -> Self {
-        Self { schedule_to_start: None, start_to_close: Span::secs(3_600), grace: Span::secs(10) }
-    }
+    pub annotations: BTreeMap<String, String>,
 }
 
 /// What becomes of a task when a dependency did not succeed.
@@ -291,6 +163,14 @@ fn default_queue() -> String {
     DEFAULT_QUEUE.to_owned()
 }
 
+fn is_default_queue(queue: &str) -> bool {
+    queue == DEFAULT_QUEUE
+}
+
+fn is_default<T: Default + PartialEq>(value: &T) -> bool {
+    *value == T::default()
+}
+
 impl NewTask {
     /// A worker task for `image` with every default.
     #[must_use]
@@ -300,19 +180,28 @@ impl NewTask {
             name: None,
             role: Role::Work,
             queue: default_queue(),
+            group: None,
             priority: 0,
             run_at: None,
+            delay: None,
+            deadline: None,
             container: ContainerSpec { image: image.into(), ..ContainerSpec::default() },
             input: Value::Null,
             artifacts: Vec::new(),
             resources: Resources::default(),
             network: Network::None,
+            requires: BTreeMap::new(),
+            prefers: BTreeMap::new(),
             retry: Retry::default(),
             timeouts: Timeouts::default(),
             depends_on: Vec::new(),
             on_dependency_failure: OnDependencyFailure::default(),
             on_child_failure: OnChildFailure::default(),
+            unique: None,
+            approval: None,
+            wait_for: Vec::new(),
             labels: BTreeMap::new(),
+            annotations: BTreeMap::new(),
         }
     }
 
@@ -325,9 +214,6 @@ impl NewTask {
     /// Checks every field against its documented range and appends what is wrong to `errors`, each with a JSON pointer
     /// (RFC 6901) below `at`. Dependencies are checked by [`crate::plan::validate`].
     pub fn validate(&self, at: &str, errors: &mut Vec<FieldError>) {
-        check::task(self, at, errors);
+        check::task(self, check::Pointer::Below(at), errors);
     }
 }
-
-pub use check::{holds_nul, nests_deeper_than};
-pub(crate) mod check;

@@ -173,6 +173,10 @@ impl std::fmt::Display for Outcome {
 pub enum Timeout {
     /// `timeouts.start_to_close`.
     StartToClose,
+    /// `timeouts.heartbeat`.
+    Heartbeat,
+    /// `deadline`. Not tried again.
+    Deadline,
 }
 
 impl Timeout {
@@ -181,6 +185,8 @@ impl Timeout {
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::StartToClose => "start_to_close",
+            Self::Heartbeat => "heartbeat",
+            Self::Deadline => "deadline",
         }
     }
 }
@@ -218,6 +224,9 @@ pub struct TaskSummary {
     pub parent: Option<TaskId>,
     /// Its queue.
     pub queue: String,
+    /// Its group in that queue.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub group: Option<String>,
     /// Its priority.
     pub priority: i16,
     /// Where it is in its life.
@@ -246,6 +255,15 @@ pub struct TaskSummary {
     /// When it is due, while `scheduled`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub run_at: Option<Timestamp>,
+    /// By when it must have ended.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub deadline: Option<Timestamp>,
+    /// The name of the schedule that it came from.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub schedule: Option<String>,
+    /// What it still waits for, while `blocked`: names of signals, and `approval`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub waits_for: Vec<String>,
     /// When its first attempt was granted.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub started_at: Option<Timestamp>,
@@ -263,7 +281,7 @@ pub struct TaskSummary {
 pub struct Task {
     /// What a list shows.
     pub summary: TaskSummary,
-    /// What was asked for, with every default filled in.
+    /// What was asked for; fields that have their default are left out.
     pub spec: NewTask,
     /// The tasks it depends on.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]

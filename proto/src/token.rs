@@ -27,6 +27,8 @@ const LEEWAY_SECS: u64 = 30;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Access {
+    /// Set namespaces' quotas, and all that an operator may.
+    Admin,
     /// Enqueue, watch, cancel; everything that people and CI do.
     Operator,
     /// Be a planner node.
@@ -38,6 +40,7 @@ pub enum Access {
 impl std::fmt::Display for Access {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(match self {
+            Self::Admin => "admin",
             Self::Operator => "operator",
             Self::Planner => "planner",
             Self::Worker => "worker",
@@ -50,6 +53,7 @@ impl std::str::FromStr for Access {
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         match text {
+            "admin" => Ok(Self::Admin),
             "operator" => Ok(Self::Operator),
             "planner" => Ok(Self::Planner),
             "worker" => Ok(Self::Worker),
@@ -97,7 +101,7 @@ pub enum TokenError {
     #[error("the token has expired; make a new one with `orca token`")]
     Expired,
     /// Not a role.
-    #[error("not a role; one of operator, planner, worker")]
+    #[error("not a role; one of operator, planner, worker, admin")]
     Role,
 }
 

@@ -351,7 +351,7 @@ async fn answer(request: Request<Incoming>, brief: &Brief, told: &Mutex<Told>) -
             let children: Children = serde_json::from_slice(&body).unwrap();
             let ids = children.tasks.iter().map(|_| TaskId::new()).collect();
             told.children.push(children);
-            json(&Enqueued { ids })
+            json(&Enqueued { ids, existing: Vec::new() })
         }
         (method, path) => {
             match (method, path.strip_prefix(routes::ARTIFACTS).and_then(|rest| rest.strip_prefix('/'))) {

@@ -39,7 +39,7 @@ impl FromRequestParts<Api> for OperatorAuth {
     async fn from_request_parts(parts: &mut Parts, api: &Api) -> Result<Self, Refusal> {
         let principal = authenticate(parts, api)?;
         match principal.access {
-            Access::Operator => Ok(Self(principal)),
+            Access::Operator | Access::Admin => Ok(Self(principal)),
             Access::Planner | Access::Worker => Err(Refusal::new(
                 Kind::Forbidden,
                 format!(
@@ -58,7 +58,7 @@ impl FromRequestParts<Api> for NodeAuth {
         let principal = authenticate(parts, api)?;
         match principal.access {
             Access::Planner | Access::Worker => Ok(Self(principal)),
-            Access::Operator => Err(Refusal::new(
+            Access::Operator | Access::Admin => Err(Refusal::new(
                 Kind::Forbidden,
                 "this needs a planner's or worker's token; this one is an operator's; make one with `orca token issue \
                  --role worker`",

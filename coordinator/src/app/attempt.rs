@@ -173,7 +173,7 @@ impl App {
             transaction!(app, |tx, effects| {
                 let parent = fenced(tx, &who, lease).await?;
                 if let Some(ids) = take_key(tx, &who.namespace, key.as_ref(), &ids).await? {
-                    return Ok(Enqueued { ids });
+                    return Ok(Enqueued { ids, existing: Vec::new() });
                 }
                 if let Some(failure) = &parent.snapshot.child_failure
                     && parent.snapshot.on_child_failure == OnChildFailure::Fail
@@ -193,7 +193,7 @@ impl App {
                 let prepared = prepare(tx, &place, &ids, children.tasks.clone(), &graph).await?;
                 insert::tasks(tx, &who.namespace, &prepared, effects).await?;
                 apply(tx, &[(parent, change)], effects).await?;
-                Ok(Enqueued { ids: ids.clone() })
+                Ok(Enqueued { ids: ids.clone(), existing: Vec::new() })
             })
         })
         .await

@@ -111,7 +111,7 @@ impl App {
         })
         .await?;
         let ids = self.insert(who, key, batch.tasks, graph, true, None).await?;
-        Ok(Enqueued { ids })
+        Ok(Enqueued { ids, existing: Vec::new() })
     }
 
     /// Enqueues a new task with the spec of one that ended. The old one, and what it left, stays as it is. A repeat under

@@ -21,7 +21,7 @@ pub(crate) fn role_of(who: &Principal) -> Result<Role, Error> {
     match who.access {
         Access::Planner => Ok(Role::Plan),
         Access::Worker => Ok(Role::Work),
-        Access::Operator => Err(Error::refused(
+        Access::Operator | Access::Admin => Err(Error::refused(
             Kind::Forbidden,
             "this needs a planner's or worker's token, not an operator's",
         )),

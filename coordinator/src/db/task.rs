@@ -211,6 +211,7 @@ fn summary(row: Row, children: BTreeMap<State, i64>) -> sqlx::Result<TaskSummary
         role: word(&row.role, "tasks.role")?,
         step: row.step.as_deref().map(|step| word(step, "tasks.step")).transpose()?,
         queue: row.queue,
+        group: None,
         priority: row.priority,
         parent: row.parent.map(TaskId),
         state,
@@ -223,6 +224,9 @@ fn summary(row: Row, children: BTreeMap<State, i64>) -> sqlx::Result<TaskSummary
         children,
         created_at: row.created_at.0,
         run_at: row.run_at.filter(|_| state == State::Scheduled).map(|time| time.0),
+        deadline: None,
+        schedule: None,
+        waits_for: Vec::new(),
         started_at: row.started_at.map(|time| time.0),
         finished_at: row.finished_at.map(|time| time.0),
         labels: match &row.labels {

@@ -248,7 +248,7 @@ async fn logs(State(fake): State<Fake>, at: Lease, Json(append): Json<LogAppend>
 async fn children(State(fake): State<Fake>, Json(children): Json<Children>) -> (StatusCode, Json<Enqueued>) {
     let ids = children.tasks.iter().map(|_| TaskId::new()).collect();
     fake.change(|book| book.children.push(children));
-    (StatusCode::CREATED, Json(Enqueued { ids }))
+    (StatusCode::CREATED, Json(Enqueued { ids, existing: Vec::new() }))
 }
 
 async fn dependencies(State(fake): State<Fake>) -> Answer<Dependencies> {

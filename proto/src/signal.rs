@@ -1,0 +1,35 @@
+//! A word from outside to one task.
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use crate::limits;
+use crate::problem::FieldError;
+use crate::spec::check;
+
+/// `POST /v1/tasks/{id}/signals`: tells a task something, whether it waits in line or runs. Kept until the task ends; the
+/// first one of a name stands, and sending the same again is harmless.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+#[serde(deny_unknown_fields)]
+pub struct Signal {
+    /// Its name. Letters, digits, `.`, `_`, `-`; at most 128 bytes.
+    pub name: String,
+    /// Any JSON; at most 64 KiB.
+    #[serde(default, skip_serializing_if = "Value::is_null")]
+    pub payload: Value,
+}
+
+impl Signal {
+    /// Checks every field against its documented range and appends what is wrong to `errors`.
+    pub fn validate(&self, errors: &mut Vec<FieldError>) {
+        check::name(&self.name, "/name", check::NAME, errors);
+        check::json(
+            &self.payload,
+            "/payload",
+            limits::SIGNAL,
+            "is larger than 64 KiB; send an artifact's id instead",
+            errors,
+        );
+    }
+}

@@ -1,0 +1,118 @@
+//! What a task runs and what that may use and reach.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use super::is_default;
+use crate::ids::ArtifactId;
+use crate::quantity::Bytes;
+
+/// The container of a task.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+#[serde(deny_unknown_fields)]
+pub struct ContainerSpec {
+    /// An OCI image reference, such as `debian:bookworm-slim` or `ghcr.io/me/tool@sha256:…`.
+    pub image: String,
+    /// The program and its arguments. When empty, the image's own entrypoint and command.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub command: Vec<String>,
+    /// Environment variables, over those of the image. Not for secrets. Names that begin with `ORCA_` are Orca's.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub env: BTreeMap<String, String>,
+    /// User (`name`, `uid` or `uid:gid`), when not the image's own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub user: Option<String>,
+    /// Working directory (absolute), when not the image's own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub workdir: Option<String>,
+    /// How the image is got.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub pull: Pull,
+}
+
+/// When an image is fetched from its registry.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+#[serde(rename_all = "snake_case")]
+pub enum Pull {
+    /// Only if the node's engine does not hold it.
+    #[default]
+    Missing,
+    /// Before every attempt.
+    Always,
+    /// Never; an absent image is refused.
+    Never,
+}
+
+/// A stored file to put into the container.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+#[serde(deny_unknown_fields)]
+pub struct InputArtifact {
+    /// Which one.
+    pub id: ArtifactId,
+    /// Its name under `$ORCA_DIR/files/`. Letters, digits, `.`, `_`, `-`; does not begin with a dot.
+    pub name: String,
+    /// Unpack a tar archive into a directory of that name. Links, devices, absolute names and `..` are refused.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub unpack: bool,
+}
+
+/// What a container may use. Enforced by the engine, without swap.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+#[serde(deny_unknown_fields, default)]
+pub struct Resources {
+    /// Processor cores; 0.01 to 1024.
+    #[serde(skip_serializing_if = "Resources::usual_cpus")]
+    pub cpus: f64,
+    /// Memory; at least 16MiB (the agent lives there too).
+    #[serde(skip_serializing_if = "Resources::usual_memory")]
+    pub memory: Bytes,
+    /// Processes and threads; 8 to 1,000,000.
+    #[serde(skip_serializing_if = "Resources::usual_pids")]
+    pub pids: u32,
+    /// Size of the writable `/tmp`; counts as memory where it is used. At least 1MiB.
+    #[serde(skip_serializing_if = "Resources::usual_tmp")]
+    pub tmp: Bytes,
+}
+
+impl Resources {
+    const USUAL: Self = Self { cpus: 1.0, memory: Bytes::mib(512), pids: 512, tmp: Bytes::mib(64) };
+
+    fn usual_cpus(cpus: &f64) -> bool {
+        *cpus == Self::USUAL.cpus
+    }
+
+    fn usual_memory(memory: &Bytes) -> bool {
+        *memory == Self::USUAL.memory
+    }
+
+    fn usual_pids(pids: &u32) -> bool {
+        *pids == Self::USUAL.pids
+    }
+
+    fn usual_tmp(tmp: &Bytes) -> bool {
+        *tmp == Self::USUAL.tmp
+    }
+}
+
+impl Default for Resources {
+    fn default() -> Self {
+        Self::USUAL
+    }
+}
+
+/// What a container may reach.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+#[serde(rename_all = "snake_case")]
+pub enum Network {
+    /// Nothing but its own loopback and its node's socket.
+    #[default]
+    None,
+    /// Whatever the node's engine lets a bridge reach. A node refuses it unless its settings allow it.
+    Open,
+}
