@@ -4,7 +4,7 @@ use std::fmt;
 use std::str::FromStr;
 use std::time::Duration;
 
-use jiff::SignedDuration;
+use jiff::SpanRelativeTo;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
 /// A length of time, never negative, with a resolution of one millisecond.
@@ -79,8 +79,9 @@ impl FromStr for Span {
     type Err = SpanError;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let signed: SignedDuration =
-            text.trim().parse().map_err(|error: jiff::Error| SpanError::Syntax(error.to_string()))?;
+        let syntax = |error: jiff::Error| SpanError::Syntax(error.to_string());
+        let parts: jiff::Span = text.trim().parse().map_err(syntax)?;
+        let signed = parts.to_duration(SpanRelativeTo::days_are_24_hours()).map_err(syntax)?;
         let whole = Duration::try_from(signed).map_err(|_| SpanError::Negative)?;
         let millis = u64::try_from(whole.as_millis()).map_err(|_| SpanError::Syntax("too long".into()))?;
         Ok(Self::millis(millis))
@@ -119,11 +120,14 @@ mod tests {
         for text in ["90s", "1m30s", "1m 30s", "PT90S", "1.5m"] {
             assert_eq!(text.parse::<Span>().unwrap(), Span::secs(90), "{text}");
         }
+        for text in ["2w", "14d", "P14D", "13d 24h"] {
+            assert_eq!(text.parse::<Span>().unwrap(), Span::secs(14 * 86_400), "{text}");
+        }
     }
 
     #[test]
     fn a_negative_or_wordless_span_is_refused() {
-        for text in ["-90s", "soon", "", "90"] {
+        for text in ["-90s", "soon", "", "90", "1mo", "1y", "99999999999999999999s"] {
             assert!(text.parse::<Span>().is_err(), "{text}");
         }
     }

@@ -11,6 +11,7 @@ use uuid::Uuid;
 use crate::ids::TaskId;
 use crate::problem::{ENOUGH_ERRORS, FieldError};
 use crate::spec::NewTask;
+use crate::spec::check::{self, Pointer};
 
 /// What a planner's container returns.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -68,8 +69,9 @@ pub fn validate(tasks: &[NewTask], most: usize) -> Result<Graph, Vec<FieldError>
     }
     let mut errors = Vec::new();
     let mut positions: HashMap<&str, usize> = HashMap::new();
+    let list = Pointer::Below("/tasks");
     for (index, task) in tasks.iter().enumerate() {
-        task.validate(&format!("/tasks/{index}"), &mut errors);
+        check::task(task, list.index(index), &mut errors);
         if let Some(key) = task.key.as_deref()
             && positions.insert(key, index).is_some()
         {
@@ -78,6 +80,10 @@ pub fn validate(tasks: &[NewTask], most: usize) -> Result<Graph, Vec<FieldError>
         if errors.len() >= ENOUGH_ERRORS {
             return Err(errors);
         }
+    }
+    // Most batches are lists of tasks that have nothing to do with one another.
+    if errors.is_empty() && tasks.iter().all(|task| task.depends_on.is_empty()) {
+        return Ok(Graph { inside: vec![Vec::new(); tasks.len()], outside: vec![Vec::new(); tasks.len()] });
     }
     let mut graph =
         Graph { inside: Vec::with_capacity(tasks.len()), outside: Vec::with_capacity(tasks.len()) };

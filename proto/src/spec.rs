@@ -217,3 +217,48 @@ impl NewTask {
         check::task(self, check::Pointer::Below(at), errors);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_has_its_default_is_not_written() {
+        for text in [
+            r#"{"container":{"image":"x"}}"#,
+            r#"{"queue":"q","container":{"image":"x"},"input":1,"resources":{"cpus":2.0}}"#,
+            r#"{"container":{"image":"x"},"retry":{"max_attempts":1,"backoff":{"initial":"5s"}},"timeouts":{"grace":"0s"}}"#,
+            r#"{"container":{"image":"x"},"retry":{"retry_on":[]},"unique":{"key":"k"},"approval":{},"wait_for":[{"signal":"s"}]}"#,
+        ] {
+            let task: NewTask = serde_json::from_str(text).unwrap();
+            assert_eq!(serde_json::to_string(&task).unwrap(), text);
+        }
+    }
+
+    #[test]
+    fn what_is_not_written_reads_back_as_its_default() {
+        let text = serde_json::to_string(&NewTask::new("x")).unwrap();
+        assert_eq!(serde_json::from_str::<NewTask>(&text).unwrap(), NewTask::new("x"));
+        let mut task = NewTask::new("x");
+        task.role = Role::Plan;
+        task.retry.exit_codes = vec![3];
+        task.timeouts.heartbeat = Some(Span::secs(5));
+        task.on_child_failure = OnChildFailure::Continue;
+        task.on_dependency_failure = OnDependencyFailure::Run;
+        task.network = Network::Open;
+        let text = serde_json::to_string(&task).unwrap();
+        assert_eq!(serde_json::from_str::<NewTask>(&text).unwrap(), task);
+    }
+
+    #[test]
+    fn a_misspelt_policy_is_an_error() {
+        for text in [
+            r#"{"container":{"image":"x"},"uniqe":{"key":"k"}}"#,
+            r#"{"container":{"image":"x"},"unique":{"key":"k","during":"open"}}"#,
+            r#"{"container":{"image":"x"},"approval":{"prompts":"?"}}"#,
+            r#"{"container":{"image":"x"},"retry":{"exit_code":[1]}}"#,
+        ] {
+            assert!(serde_json::from_str::<NewTask>(text).is_err(), "{text}");
+        }
+    }
+}

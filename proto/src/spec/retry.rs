@@ -44,9 +44,8 @@ impl Retry {
         *attempts == Self::ATTEMPTS
     }
 
-    #[expect(clippy::ptr_arg, reason = "serde hands in the field as it is")]
-    fn usual_outcomes(outcomes: &Vec<RetryOn>) -> bool {
-        *outcomes == Self::OUTCOMES
+    fn usual_outcomes(outcomes: &[RetryOn]) -> bool {
+        outcomes == Self::OUTCOMES
     }
 
     /// Whether a program that exited with `code` is worth another attempt, as far as the lists of codes say.

@@ -88,3 +88,91 @@ fn each_bad_field_is_named() {
         ]
     );
 }
+
+fn from_json(rest: Value) -> NewTask {
+    let mut task = serde_json::json!({ "container": { "image": "debian" } });
+    task.as_object_mut().unwrap().extend(rest.as_object().unwrap().clone());
+    serde_json::from_value(task).unwrap()
+}
+
+#[test]
+fn everything_that_may_be_said_of_a_task_is_valid_when_it_is_said_well() {
+    let task = from_json(serde_json::json!({
+        "queue": "a-b", "group": "tenant_1", "delay": "1h", "deadline": "2099-01-01T00:00:00Z",
+        "requires": { "gpu": "a100", "os": "!windows", "ssd": "*", "spot": "!*" }, "prefers": { "zone": "a" },
+        "retry": { "exit_codes": [1, 75], "except_exit_codes": [2], "backoff": { "factor": 1.0 } },
+        "timeouts": { "heartbeat": "1s" },
+        "unique": { "key": "nightly/2024 é", "while": "queued" },
+        "approval": { "prompt": "Deploy?\nReally?", "timeout": "2d", "on_timeout": "proceed" },
+        "wait_for": [{ "signal": "go" }, { "signal": "ready", "timeout": "5m", "on_timeout": "proceed" }],
+        "annotations": { "ticket": "line one\nline two" },
+    }));
+    assert_eq!(errors_of(&task), Vec::<String>::new());
+}
+
+#[test]
+fn each_bad_wish_is_named() {
+    let task = from_json(serde_json::json!({
+        "group": "..", "run_at": "-000044-03-15T12:00:00Z", "delay": "367d", "deadline": "3000-01-01T00:00:00Z",
+        "requires": { "a b": "x", "os": "!", "zone": "n\u{0}" }, "prefers": { "": "x" },
+        "retry": { "exit_codes": [0, 256], "except_exit_codes": [-1] },
+        "timeouts": { "heartbeat": "999ms" },
+        "unique": { "key": "" },
+        "approval": { "prompt": "\u{0}", "timeout": "0s" },
+        "wait_for": [{ "signal": "go" }, { "signal": "go", "timeout": "400d" }, { "signal": "a/b" }],
+        "annotations": { "ok": "\u{0}" },
+    }));
+    assert_eq!(
+        errors_of(&task),
+        [
+            "/group",
+            "/run_at",
+            "/delay",
+            "/delay",
+            "/deadline",
+            "/requires/a b",
+            "/requires/os",
+            "/requires/zone",
+            "/prefers/",
+            "/retry/exit_codes/1",
+            "/retry/except_exit_codes/0",
+            "/timeouts/heartbeat",
+            "/unique/key",
+            "/approval/prompt",
+            "/approval/timeout",
+            "/wait_for/1/signal",
+            "/wait_for/1/timeout",
+            "/wait_for/2/signal",
+            "/annotations/ok",
+        ]
+    );
+}
+
+#[test]
+fn more_than_there_is_room_for_is_named() {
+    let many = |count: usize| -> BTreeMap<String, String> {
+        (0..count).map(|n| (format!("k{n}"), "v".to_owned())).collect()
+    };
+    let mut task = NewTask::new("debian");
+    task.requires = many(limits::PLACEMENT + 1);
+    task.prefers = many(limits::PLACEMENT);
+    task.annotations = many(limits::ANNOTATIONS);
+    task.annotations.insert("long".into(), "x".repeat(limits::ANNOTATION + 1));
+    task.retry.exit_codes = vec![1; limits::EXIT_CODES + 1];
+    let signal =
+        |n: usize| WaitFor { signal: format!("s{n}"), timeout: None, on_timeout: Default::default() };
+    task.wait_for = (0..=limits::SIGNALS).map(signal).collect();
+    task.unique = Some(Unique { key: "k".repeat(limits::UNIQUE_KEY + 1), r#while: Default::default() });
+    assert_eq!(
+        errors_of(&task),
+        ["/requires", "/retry/exit_codes", "/unique/key", "/wait_for", "/annotations", "/annotations/long"]
+    );
+}
+
+#[test]
+fn a_deadline_before_the_start_is_refused() {
+    let task = from_json(serde_json::json!({
+        "run_at": "2099-01-02T00:00:00Z", "deadline": "2099-01-01T00:00:00Z"
+    }));
+    assert_eq!(errors_of(&task), ["/deadline"]);
+}
