@@ -13,6 +13,14 @@ use crate::problem::FieldError;
 use crate::queue::Paused;
 use crate::spec::{NewTask, check};
 
+/// What a run's program finds in its environment, beside what every task's does.
+pub mod env {
+    /// The name of the schedule.
+    pub const SCHEDULE: &str = "ORCA_SCHEDULE";
+    /// The instant that the run is for, in RFC 3339; for a run by hand, when it was asked for.
+    pub const RUN_AT: &str = "ORCA_RUN_AT";
+}
+
 /// What to enqueue, and when.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
@@ -180,6 +188,19 @@ pub struct LastRun {
     pub at: Timestamp,
     /// The task it enqueued.
     pub task: TaskId,
+}
+
+/// The query of `GET /v1/schedules`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::IntoParams))]
+#[serde(deny_unknown_fields, default)]
+pub struct ScheduleFilter {
+    /// Where the last page ended.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cursor: Option<String>,
+    /// Schedules per page; 1 to 500, 500 unless told. A page of large specs has fewer.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub limit: Option<u32>,
 }
 
 /// `POST /v1/schedules/{name}/backfills`: enqueues the runs of a window that has passed, oldest first; at most 1,000.
