@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 
 use orca_proto::ids::{NodeId, TaskId};
+use orca_proto::node::LeaseRef;
 use orca_proto::spec::Role;
 use orca_proto::task::{Outcome, State};
 use sqlx::PgConnection;
@@ -19,7 +20,7 @@ const CHUNK: usize = 10_000;
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Effects {
     /// Lanes in which something became ready.
-    pub(crate) ready: BTreeSet<(String, &'static str, String)>,
+    pub(crate) ready: BTreeSet<i32>,
     /// Nodes that must cancel something.
     pub(crate) cancels: BTreeSet<NodeId>,
     /// Something waits to be settled.
@@ -28,18 +29,21 @@ pub(crate) struct Effects {
     pub(crate) scheduled: bool,
     /// Events were written.
     pub(crate) events: bool,
+    /// Settings of queues were changed.
+    pub(crate) settings: bool,
+    /// Schedules were changed.
+    pub(crate) schedules: bool,
     /// Tasks whose log is complete.
     pub(crate) ended: Vec<TaskId>,
 }
 
 impl Effects {
     /// Notes that a task entered `state`.
-    pub(crate) fn entered(&mut self, id: TaskId, namespace: &str, role: Role, queue: &str, state: State) {
+    pub(crate) fn entered(&mut self, id: TaskId, lane: i32, state: State) {
         self.events = true;
         match state {
             State::Ready => {
-                let role = role_word(role);
-                self.ready.insert((namespace.to_owned(), role, queue.to_owned()));
+                self.ready.insert(lane);
             }
             State::Scheduled => self.scheduled = true,
             state if state.is_terminal() => self.ended.push(id),
@@ -56,6 +60,14 @@ pub(crate) const fn role_word(role: Role) -> &'static str {
     }
 }
 
+/// A state as its column has it: what tells ready from running is kept elsewhere.
+pub(crate) const fn stored(state: State) -> &'static str {
+    match state {
+        State::Ready | State::Running => "queued",
+        other => other.as_str(),
+    }
+}
+
 /// Writes these changes and all that follows from them.
 pub(crate) async fn apply(
     connection: &mut PgConnection,
@@ -64,44 +76,72 @@ pub(crate) async fn apply(
 ) -> sqlx::Result<()> {
     for chunk in changes.chunks(CHUNK) {
         write_tasks(connection, chunk).await?;
-        move_entries(connection, chunk, effects).await?;
         close_attempts(connection, chunk).await?;
+        move_leases(connection, chunk, effects).await?;
         tell(connection, chunk, effects).await?;
+        free(connection, chunk).await?;
+        line_up(connection, chunk, effects).await?;
     }
     Ok(())
 }
 
+/// Whether the attempt that ran goes on.
+fn left_running(task: &Locked, change: &Change) -> bool {
+    task.snapshot.state == State::Running && change.state != State::Running
+}
+
 async fn write_tasks(connection: &mut PgConnection, chunk: &[(Locked, Change)]) -> sqlx::Result<()> {
     let ids: Vec<Uuid> = chunk.iter().map(|(task, _)| task.id.0).collect();
-    let states: Vec<String> = chunk.iter().map(|(_, c)| c.state.as_str().to_owned()).collect();
+    let states: Vec<String> = chunk.iter().map(|(_, c)| stored(c.state).to_owned()).collect();
     let reasons: Vec<Option<String>> = chunk.iter().map(|(_, c)| c.reason.clone()).collect();
+    let attempts: Vec<i32> = chunk.iter().map(|(_, c)| c.attempt).collect();
     let used: Vec<i32> = chunk.iter().map(|(_, c)| c.attempts_used).collect();
     let errors: Vec<i32> = chunk.iter().map(|(_, c)| c.runtime_errors).collect();
     let dependencies: Vec<i32> = chunk.iter().map(|(_, c)| c.open_dependencies).collect();
+    let gates: Vec<i32> = chunk.iter().map(|(_, c)| c.open_gates).collect();
     let children: Vec<i32> = chunk.iter().map(|(_, c)| c.open_children).collect();
-    let failures: Vec<Option<String>> = chunk.iter().map(|(_, c)| c.child_failure.clone()).collect();
+    // Another attempt does not answer for what an earlier one spawned.
+    let again = |task: &Locked, c: &Change| {
+        left_running(task, c) && matches!(c.state, State::Ready | State::Scheduled)
+    };
+    let failures: Vec<Option<String>> =
+        chunk.iter().map(|(t, c)| c.child_failure.clone().filter(|_| !again(t, c))).collect();
+    let agains: Vec<bool> = chunk.iter().map(|(t, c)| again(t, c)).collect();
     let cancels: Vec<bool> = chunk.iter().map(|(_, c)| c.cancel_requested).collect();
     let backoffs: Vec<Option<i64>> = chunk.iter().map(|(_, c)| c.backoff.map(millis)).collect();
     let outcomes =
         chunk.iter().map(|(_, c)| outcome_json(c)).collect::<sqlx::Result<Vec<Option<String>>>>()?;
     let takes: Vec<bool> = chunk.iter().map(|(_, c)| c.take_finish_result).collect();
+    let fences: Vec<i64> = chunk.iter().map(|(task, _)| task.fence).collect();
+    let starts: Vec<Option<i64>> = chunk
+        .iter()
+        .map(|(task, _)| task.held.as_ref().map(|held| held.granted_at.0.as_microsecond()))
+        .collect();
     sqlx::query!(
         r#"UPDATE orca.tasks t SET
-               state = c.state,
+               state = c.state, plain = false, fence = c.fence, attempt = greatest(c.attempt, t.attempt),
                reason = CASE WHEN c.state = 'succeeded' THEN NULL ELSE coalesce(c.reason, t.reason) END,
                attempts_used = c.used, runtime_errors = c.errors,
-               open_dependencies = c.dependencies, open_children = c.children,
+               open_dependencies = c.dependencies, open_gates = c.gates, open_children = c.children,
                child_failure = c.failure, cancel_requested = c.cancel,
+               progress = CASE WHEN NOT c.again THEN t.progress END,
+               progress_event_at = CASE WHEN NOT c.again THEN t.progress_event_at END,
+               started_at = coalesce(t.started_at, orca.instant(c.granted_at)),
                run_at = CASE WHEN c.backoff_ms IS NULL THEN t.run_at
                              ELSE orca.now() + c.backoff_ms * interval '1 millisecond' END,
-               outcome = coalesce(c.outcome::json, t.outcome),
-               result = CASE WHEN c.take THEN (SELECT f.result FROM orca.tasks f WHERE f.id = t.finish)
+               start_by = CASE WHEN c.state = 'queued'
+                               THEN least(t.deadline, orca.now() + t.schedule_to_start_ms * interval '1 millisecond') END,
+               outcome = coalesce(c.outcome, t.outcome),
+               result = CASE WHEN c.take THEN (SELECT coalesce(d.result, f.result) FROM orca.tasks f
+                                               LEFT JOIN orca.done d ON d.task = f.id WHERE f.id = t.finish)
                              ELSE t.result END,
                finished_at = CASE WHEN c.state IN ('succeeded', 'failed', 'cancelled', 'expired', 'skipped')
                                   THEN orca.now() END
            FROM unnest($1::uuid[], $2::text[], $3::text[], $4::int[], $5::int[], $6::int[], $7::int[], $8::text[],
-                       $9::bool[], $10::bigint[], $11::text[], $12::bool[])
-                AS c(id, state, reason, used, errors, dependencies, children, failure, cancel, backoff_ms, outcome, take)
+                       $9::bool[], $10::bigint[], $11::text[], $12::bool[], $13::bigint[], $14::bigint[], $15::int[],
+                       $16::int[], $17::bool[])
+                AS c(id, state, reason, used, errors, dependencies, children, failure, cancel, backoff_ms, outcome, take,
+                     fence, granted_at, attempt, gates, again)
            WHERE t.id = c.id"#,
         &ids,
         &states,
@@ -115,6 +155,11 @@ async fn write_tasks(connection: &mut PgConnection, chunk: &[(Locked, Change)]) 
         &backoffs as &[Option<i64>],
         &outcomes as &[Option<String>],
         &takes,
+        &fences,
+        &starts as &[Option<i64>],
+        &attempts,
+        &gates,
+        &agains,
     )
     .execute(connection)
     .await
@@ -125,64 +170,102 @@ fn outcome_json(change: &Change) -> sqlx::Result<Option<String>> {
     change.outcome.as_ref().map(to_json::<Outcome>).transpose()
 }
 
-async fn move_entries(
+async fn move_leases(
     connection: &mut PgConnection,
     chunk: &[(Locked, Change)],
     effects: &mut Effects,
 ) -> sqlx::Result<()> {
-    let moved = |test: &dyn Fn(State, State) -> bool| -> Vec<Uuid> {
-        chunk
-            .iter()
-            .filter(|(task, change)| test(task.snapshot.state, change.state))
-            .map(|(task, _)| task.id.0)
-            .collect()
-    };
-    let into_ready = moved(&|from, to| from != State::Ready && to == State::Ready);
-    if !into_ready.is_empty() {
-        super::queue::push(connection, &into_ready).await?;
+    let (mut released, mut special) = (Vec::<LeaseRef>::new(), Vec::new());
+    for (task, change) in chunk.iter().filter(|(task, _)| task.snapshot.state == State::Running) {
+        if change.state != State::Running {
+            released.push(task.lease());
+            continue;
+        }
+        special.push(task.lease());
+        if let Some(held) = task.held.as_ref().filter(|_| change.cancel_requested) {
+            effects.cancels.insert(held.node);
+        }
     }
-    let out_of_ready = moved(&|from, to| from == State::Ready && to != State::Ready);
-    if !out_of_ready.is_empty() {
-        super::queue::remove(connection, &out_of_ready).await?;
+    if !released.is_empty() {
+        super::lease::release(connection, &released).await?;
     }
-    let out_of_running = moved(&|from, to| from == State::Running && to != State::Running);
-    if !out_of_running.is_empty() {
-        super::lease::release(connection, &out_of_running).await?;
-    }
-    let cancelled: Vec<Uuid> = chunk
-        .iter()
-        .filter(|(task, change)| {
-            change.state == State::Running && change.cancel_requested && !task.snapshot.cancel_requested
-        })
-        .map(|(task, _)| task.id.0)
-        .collect();
-    if !cancelled.is_empty() {
-        effects.cancels.extend(super::lease::request_cancel(connection, &cancelled).await?);
+    if !special.is_empty() {
+        super::lease::make_special(connection, &special).await?;
     }
     Ok(())
 }
 
+async fn line_up(
+    connection: &mut PgConnection,
+    chunk: &[(Locked, Change)],
+    effects: &mut Effects,
+) -> sqlx::Result<()> {
+    let into_ready = |(task, change): &&(Locked, Change)| {
+        task.snapshot.state != State::Ready && change.state == State::Ready
+    };
+    let entering: Vec<&(Locked, Change)> = chunk.iter().filter(into_ready).collect();
+    if entering.is_empty() {
+        return Ok(());
+    }
+    let ids: Vec<Uuid> = entering.iter().map(|(task, _)| task.id.0).collect();
+    let lanes: Vec<i32> = entering.iter().map(|(task, _)| task.lane).collect();
+    let timed: Vec<Uuid> = entering
+        .iter()
+        .filter(|(task, _)| task.schedule_to_start_ms.is_some())
+        .map(|(task, _)| task.id.0)
+        .collect();
+    effects.scheduled |= !timed.is_empty();
+    super::timer::set_start(connection, &timed).await?;
+    super::queue::line_up(connection, &lanes, &ids).await
+}
+
+/// Gives back what ended tasks held: unique keys.
+async fn free(connection: &mut PgConnection, chunk: &[(Locked, Change)]) -> sqlx::Result<()> {
+    let ended: Vec<Uuid> = chunk
+        .iter()
+        .filter(|(task, change)| change.state.is_terminal() && task.unique)
+        .map(|(task, _)| task.id.0)
+        .collect();
+    if ended.is_empty() { Ok(()) } else { super::unique::free(connection, &ended).await }
+}
+
 async fn close_attempts(connection: &mut PgConnection, chunk: &[(Locked, Change)]) -> sqlx::Result<()> {
-    let ended: Vec<&(Locked, Change)> = chunk.iter().filter(|(_, change)| change.outcome.is_some()).collect();
+    let ended: Vec<(&Locked, &Change, &super::lease::Held)> = chunk
+        .iter()
+        .filter(|(_, change)| change.outcome.is_some())
+        .filter_map(|(task, change)| task.held.as_ref().map(|held| (task, change, held)))
+        .collect();
     if ended.is_empty() {
         return Ok(());
     }
-    let ids: Vec<Uuid> = ended.iter().map(|(task, _)| task.id.0).collect();
-    let tokens: Vec<i64> = ended.iter().map(|(task, _)| task.fence).collect();
+    let ids: Vec<Uuid> = ended.iter().map(|(task, ..)| task.id.0).collect();
+    let tokens: Vec<i64> = ended.iter().map(|(.., held)| held.token).collect();
+    let numbers: Vec<i32> = ended.iter().map(|(task, ..)| task.snapshot.attempt).collect();
+    let nodes: Vec<Uuid> = ended.iter().map(|(.., held)| held.node.0).collect();
+    let names: Vec<String> = ended.iter().map(|(.., held)| held.node_name.clone()).collect();
+    let granted: Vec<i64> = ended.iter().map(|(.., held)| held.granted_at.0.as_microsecond()).collect();
     let outcomes =
-        ended.iter().map(|(_, c)| outcome_json(c)).collect::<sqlx::Result<Vec<Option<String>>>>()?;
+        ended.iter().map(|(_, c, _)| outcome_json(c)).collect::<sqlx::Result<Vec<Option<String>>>>()?;
+    let namespaces: Vec<String> = ended.iter().map(|(task, ..)| task.namespace.clone()).collect();
     sqlx::query!(
-        r#"WITH closed AS (
-               UPDATE orca.attempts a SET ended_at = orca.now(), outcome = c.outcome::json
-               FROM unnest($1::uuid[], $2::bigint[], $3::text[]) AS c(task, token, outcome)
-               WHERE a.task = c.task AND a.token = c.token
-               RETURNING a.task, a.token, a.number, a.node, a.outcome)
-           INSERT INTO orca.events (namespace, task, parent, kind, attempt, token, node, outcome)
-           SELECT t.namespace, t.id, t.parent, 'orca.attempt.ended', c.number, c.token, c.node, c.outcome
-           FROM closed c JOIN orca.tasks t ON t.id = c.task"#,
+        r#"WITH c AS (
+               SELECT * FROM unnest($1::uuid[], $2::bigint[], $3::int[], $4::uuid[], $5::text[], $6::bigint[], $7::text[],
+                                    $8::text[])
+                   AS c(task, token, number, node, node_name, granted_at, outcome, namespace)),
+           closed AS (
+               INSERT INTO orca.attempts AS a (task, token, number, node, node_name, granted_at, ended_at, outcome)
+               SELECT c.task, c.token, c.number, c.node, c.node_name, orca.instant(c.granted_at), orca.now(), c.outcome FROM c
+               ON CONFLICT (task, token) DO UPDATE SET ended_at = excluded.ended_at, outcome = excluded.outcome)
+           INSERT INTO orca.events (namespace, tasks, kind, attempt, token, node, outcome)
+           SELECT c.namespace, ARRAY[c.task], 'orca.attempt.ended', c.number, c.token, c.node, c.outcome FROM c"#,
         &ids,
         &tokens,
+        &numbers,
+        &nodes,
+        &names,
+        &granted,
         &outcomes as &[Option<String>],
+        &namespaces,
     )
     .execute(&mut *connection)
     .await?;
@@ -202,8 +285,14 @@ async fn tell(
     for (task, change) in chunk {
         let id = task.id.0;
         if change.state != task.snapshot.state {
-            effects.entered(task.id, &task.namespace, task.snapshot.role, &task.queue, change.state);
-            states.push(id);
+            effects.entered(task.id, task.lane, change.state);
+            states.push(super::event::Entered {
+                namespace: task.namespace.clone(),
+                task: id,
+                state: change.state,
+                reason: change.reason.clone(),
+                attempt: change.attempt,
+            });
             if change.state.is_terminal() {
                 ended.push(id);
             }
@@ -216,9 +305,7 @@ async fn tell(
             cancel_children.push(id);
         }
     }
-    if !states.is_empty() {
-        super::event::states(connection, &states).await?;
-    }
+    super::event::entered(connection, &states).await?;
     if !cancels.is_empty() {
         super::event::cancel_requests(connection, &cancels).await?;
     }

@@ -7,8 +7,24 @@ use sqlx::PgConnection;
 
 use super::{Time, from_json};
 
+/// Makes the record of an attempt whose lease is held, if there is none yet.
+pub(crate) async fn open(connection: &mut PgConnection, lease: LeaseRef) -> sqlx::Result<()> {
+    sqlx::query!(
+        r#"INSERT INTO orca.attempts (task, token, number, node, node_name, granted_at)
+           SELECT $1, g.token, t.attempts_used + 1, g.node, g.node_name, g.granted_at
+           FROM orca.grants g, orca.tasks t WHERE g.token = $2 AND g.open > 0 AND $1 = ANY (g.tasks) AND t.id = $1
+           ON CONFLICT DO NOTHING"#,
+        lease.task.0,
+        lease.token.0
+    )
+    .execute(connection)
+    .await
+    .map(drop)
+}
+
 /// Notes that the program was started.
 pub(crate) async fn start(connection: &mut PgConnection, lease: LeaseRef) -> sqlx::Result<()> {
+    open(connection, lease).await?;
     sqlx::query!(
         "UPDATE orca.attempts SET started_at = coalesce(started_at, orca.now()) WHERE task = $1 AND token = $2",
         lease.task.0,
@@ -46,6 +62,25 @@ pub(crate) async fn reported(
     .await
 }
 
+/// The result under which an attempt succeeded by the plain way, if it did and for this subject's node.
+pub(crate) async fn succeeded(
+    connection: &mut PgConnection,
+    lease: LeaseRef,
+    namespace: &str,
+    subject: &str,
+) -> sqlx::Result<Option<Option<String>>> {
+    sqlx::query_scalar!(
+        r#"SELECT d.result FROM orca.done d JOIN orca.nodes n ON n.id = d.node AND n.namespace = $3 AND n.subject = $4
+           WHERE d.task = $1 AND d.token = $2"#,
+        lease.task.0,
+        lease.token.0,
+        namespace,
+        subject
+    )
+    .fetch_optional(connection)
+    .await
+}
+
 /// Remembers the report that settled an attempt, and what was answered.
 pub(crate) async fn remember_report(
     connection: &mut PgConnection,
@@ -68,9 +103,9 @@ pub(crate) async fn remember_report(
 /// A task's newest attempts, at most 100, oldest first.
 pub(crate) async fn of_task(connection: &mut PgConnection, task: TaskId) -> sqlx::Result<Vec<Attempt>> {
     let rows = sqlx::query!(
-        r#"SELECT token, number, node, node_name, granted_at AS "granted_at: Time", started_at AS "started_at: Time",
-                  ended_at AS "ended_at: Time", outcome::text AS outcome
-           FROM orca.attempts WHERE task = $1 ORDER BY token DESC LIMIT 100"#,
+        r#"SELECT token AS "token!", number AS "number!", node AS "node!", node_name AS "node_name!",
+                  granted_at AS "granted_at!: Time", started_at AS "started_at: Time", ended_at AS "ended_at: Time", outcome
+           FROM orca.attempt_now WHERE task = $1 ORDER BY token DESC LIMIT 100"#,
         task.0
     )
     .fetch_all(connection)

@@ -7,7 +7,7 @@ use orca_proto::task::State;
 use sqlx::PgConnection;
 use uuid::Uuid;
 
-use super::word;
+use super::{lease, snapshot};
 
 /// A task that others want to depend on.
 pub(crate) struct Target {
@@ -16,30 +16,50 @@ pub(crate) struct Target {
     pub(crate) reason: Option<String>,
 }
 
-/// Those of these tasks that the namespace has, kept from ending until the transaction does.
+/// Those of these tasks that the namespace has, kept from ending until the transaction does. From now on more follows from
+/// their end.
 pub(crate) async fn targets(
     connection: &mut PgConnection,
     namespace: &str,
     ids: &[TaskId],
 ) -> sqlx::Result<HashMap<TaskId, Target>> {
+    let mut targets = HashMap::new();
+    let (mut open, mut running) = (Vec::new(), Vec::new());
+    let mut reasons = reasons(connection, ids).await?;
+    for task in snapshot::lock(connection, ids).await?.into_iter().filter(|task| task.namespace == namespace) {
+        let state = task.snapshot.state;
+        if !state.is_terminal() {
+            open.push(task.id.0);
+        }
+        if state == State::Running {
+            running.push(task.lease());
+        }
+        let reason = reasons.remove(&task.id).flatten();
+        targets.insert(task.id, Target { name: task.name, state, reason });
+    }
+    if !open.is_empty() {
+        sqlx::query!("UPDATE orca.tasks SET plain = false WHERE id = ANY($1) AND plain", &open)
+            .execute(&mut *connection)
+            .await?;
+    }
+    if !running.is_empty() {
+        lease::make_special(connection, &running).await?;
+    }
+    Ok(targets)
+}
+
+async fn reasons(
+    connection: &mut PgConnection,
+    ids: &[TaskId],
+) -> sqlx::Result<HashMap<TaskId, Option<String>>> {
     if ids.is_empty() {
         return Ok(HashMap::new());
     }
     let ids: Vec<Uuid> = ids.iter().map(|id| id.0).collect();
-    let rows = sqlx::query!(
-        r#"SELECT id, name, state, reason FROM orca.tasks WHERE namespace = $1 AND id = ANY($2)
-           ORDER BY id FOR SHARE"#,
-        namespace,
-        &ids
-    )
-    .fetch_all(connection)
-    .await?;
-    rows.into_iter()
-        .map(|row| {
-            let state = word(&row.state, "tasks.state")?;
-            Ok((TaskId(row.id), Target { name: row.name, state, reason: row.reason }))
-        })
-        .collect()
+    let rows = sqlx::query!("SELECT id, reason FROM orca.tasks WHERE id = ANY($1) ORDER BY id FOR UPDATE", &ids)
+        .fetch_all(connection)
+        .await?;
+    Ok(rows.into_iter().map(|row| (TaskId(row.id), row.reason)).collect())
 }
 
 /// Whether a task under `parent` that waited for any of `targets` could wait for itself: one of them is `parent` or above
@@ -61,7 +81,7 @@ pub(crate) async fn would_wait_for_itself(
                    SELECT d.needs AS id FROM orca.dependencies d WHERE d.task = w.id AND d.open
                    UNION ALL
                    SELECT c.id FROM orca.tasks c WHERE c.parent = w.id
-                     AND c.state IN ('blocked', 'scheduled', 'ready', 'running', 'waiting')) n)
+                     AND c.state IN ('blocked', 'scheduled', 'queued', 'waiting')) n)
            SELECT EXISTS (SELECT FROM waits w JOIN above a ON a.id = w.id) AS "found!""#,
         parent.0,
         &targets
@@ -98,11 +118,10 @@ pub(crate) async fn settled(
     sqlx::query_as!(
         Settled,
         r#"SELECT t.id AS "id!", t.key, t.name AS "name!", t.state AS "state!", t.reason,
-                  CASE WHEN t.state = 'succeeded' THEN t.result::text END AS result
-           FROM orca.dependencies d JOIN orca.tasks t ON t.id = d.needs WHERE d.task = $1
+                  CASE WHEN t.state = 'succeeded' THEN t.result END AS result
+           FROM orca.dependencies d JOIN orca.task_now t ON t.id = d.needs WHERE d.task = $1
            UNION ALL
-           SELECT t.id, t.key, t.name, t.state, t.reason,
-                  CASE WHEN t.state = 'succeeded' THEN t.result::text END
+           SELECT t.id, t.key, t.name, t.state, t.reason, CASE WHEN t.state = 'succeeded' THEN t.result END
            FROM orca.tasks t WHERE t.parent = $2 AND t.step IS DISTINCT FROM 'finish'
              AND t.state IN ('succeeded', 'failed', 'cancelled', 'expired', 'skipped')
            ORDER BY 1"#,
@@ -120,9 +139,9 @@ pub(crate) async fn settled_bytes(
     goal: Option<TaskId>,
 ) -> sqlx::Result<i64> {
     sqlx::query_scalar!(
-        r#"SELECT coalesce(sum(octet_length(t.result::text)), 0)::bigint AS "bytes!"
-           FROM orca.tasks t WHERE t.state = 'succeeded'
-             AND t.id IN (SELECT needs FROM orca.dependencies WHERE task = $1
+        r#"SELECT coalesce(sum(octet_length(coalesce(e.result, t.result))), 0)::bigint AS "bytes!"
+           FROM orca.tasks t LEFT JOIN orca.done e ON e.task = t.id
+           WHERE t.id IN (SELECT needs FROM orca.dependencies WHERE task = $1
                           UNION ALL SELECT c.id FROM orca.tasks c WHERE c.parent = $2
                             AND c.step IS DISTINCT FROM 'finish')"#,
         task.0,

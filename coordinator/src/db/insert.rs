@@ -1,13 +1,16 @@
 //! Putting new tasks in, however many at once.
 
+use jiff::Timestamp;
 use orca_proto::ids::TaskId;
-use orca_proto::spec::NewTask;
+use orca_proto::spec::{NewTask, OnChildFailure, OnDependencyFailure, Retry};
 use orca_proto::task::{State, Step};
 use sqlx::PgConnection;
 use uuid::Uuid;
 
-use super::apply::Effects;
-use super::{as_word, to_json};
+use super::apply::{Effects, stored};
+use super::event::Entered;
+use super::queue::Plain;
+use super::{Time, as_word, gate, timer, to_json};
 
 /// Tasks written by one statement.
 const CHUNK: usize = 5_000;
@@ -16,6 +19,7 @@ const CHUNK: usize = 5_000;
 #[derive(Clone, Debug)]
 pub(crate) struct Prepared {
     pub(crate) id: TaskId,
+    pub(crate) lane: i32,
     /// The task it is under, and that one's fencing token.
     pub(crate) parent: Option<(TaskId, i64)>,
     pub(crate) depth: i16,
@@ -23,36 +27,93 @@ pub(crate) struct Prepared {
     pub(crate) state: State,
     pub(crate) reason: Option<String>,
     pub(crate) open_dependencies: i32,
+    pub(crate) open_gates: i32,
     /// The tasks it depends on, each with whether it counts as open.
     pub(crate) needs: Vec<(TaskId, bool)>,
+    /// Whether others that are written with it depend on it.
+    pub(crate) needed: bool,
+    /// Not before this instant: `run_at`, or the end of `delay`.
+    pub(crate) run_at: Option<Timestamp>,
     pub(crate) retry_of: Option<TaskId>,
+    /// The schedule that it comes from.
+    pub(crate) schedule: Option<String>,
     pub(crate) spec: NewTask,
+}
+
+impl Prepared {
+    /// Whether nothing follows from its success but the success.
+    pub(crate) const fn is_plain(&self) -> bool {
+        self.parent.is_none() && self.step.is_none() && !self.needed && self.spec.unique.is_none()
+    }
+
+    /// Whether it needs nothing but a row and a place in line.
+    pub(crate) fn is_simple(&self) -> bool {
+        let spec = &self.spec;
+        self.is_plain()
+            && self.state == State::Ready
+            && self.needs.is_empty()
+            && self.run_at.is_none()
+            && self.retry_of.is_none()
+            && self.schedule.is_none()
+            && spec.deadline.is_none()
+            && spec.timeouts.schedule_to_start.is_none()
+            && spec.artifacts.is_empty()
+            && spec.on_dependency_failure == OnDependencyFailure::default()
+            && spec.on_child_failure == OnChildFailure::default()
+    }
+}
+
+/// A retry policy as its column has it: nothing where all but `max_attempts` is the default.
+fn retry_column(spec: &NewTask) -> sqlx::Result<Option<String>> {
+    let usual = Retry { max_attempts: spec.retry.max_attempts, ..Retry::default() };
+    if spec.retry == usual { Ok(None) } else { to_json(&spec.retry).map(Some) }
+}
+
+fn labels_column(spec: &NewTask) -> sqlx::Result<Option<String>> {
+    if spec.labels.is_empty() { Ok(None) } else { to_json(&spec.labels).map(Some) }
+}
+
+/// Adds a simple task to the columns that one statement enqueues.
+pub(crate) fn push_plain(plain: &mut Plain, namespace: &str, task: &Prepared) -> sqlx::Result<()> {
+    plain.namespaces.push(namespace.to_owned());
+    plain.ids.push(task.id.0);
+    plain.lanes.push(task.lane);
+    plain.names.push(task.spec.display_name().to_owned());
+    plain.max_attempts.push(task.spec.retry.max_attempts);
+    plain.specs.push(to_json(&task.spec)?);
+    plain.keys.push(task.spec.key.clone());
+    plain.labels.push(labels_column(&task.spec)?);
+    plain.retries.push(retry_column(&task.spec)?);
+    Ok(())
 }
 
 /// The columns of a chunk.
 #[derive(Default)]
 struct Columns {
     id: Vec<Uuid>,
+    lane: Vec<i32>,
+    plain: Vec<bool>,
     parent: Vec<Option<Uuid>>,
     parent_token: Vec<Option<i64>>,
     depth: Vec<i16>,
     state: Vec<String>,
-    role: Vec<String>,
     step: Vec<Option<String>>,
     key: Vec<Option<String>>,
     name: Vec<String>,
-    queue: Vec<String>,
-    priority: Vec<i16>,
     labels: Vec<Option<String>>,
-    on_dependency_failure: Vec<String>,
-    on_child_failure: Vec<String>,
+    on_dependency_failure: Vec<Option<String>>,
+    on_child_failure: Vec<Option<String>>,
     max_attempts: Vec<i32>,
     retry: Vec<Option<String>>,
     schedule_to_start_ms: Vec<Option<i64>>,
+    deadline_us: Vec<Option<i64>>,
     spec: Vec<String>,
     open_dependencies: Vec<i32>,
+    open_gates: Vec<i32>,
     reason: Vec<Option<String>>,
     retry_of: Vec<Option<Uuid>>,
+    schedule: Vec<Option<String>>,
+    unique_key: Vec<Option<String>>,
     run_at_us: Vec<Option<i64>>,
     inputs: (Vec<Uuid>, Vec<Uuid>),
     needs: (Vec<Uuid>, Vec<Uuid>, Vec<bool>),
@@ -61,30 +122,38 @@ struct Columns {
 impl Columns {
     fn push(&mut self, task: &Prepared) -> sqlx::Result<()> {
         let spec = &task.spec;
-        let retry_default =
-            orca_proto::spec::Retry { max_attempts: spec.retry.max_attempts, ..Default::default() };
+        let unless_default = |word: String, usual: bool| (!usual).then_some(word);
         self.id.push(task.id.0);
+        self.lane.push(task.lane);
+        self.plain.push(task.is_plain());
         self.parent.push(task.parent.map(|(id, _)| id.0));
         self.parent_token.push(task.parent.map(|(_, token)| token));
         self.depth.push(task.depth);
-        self.state.push(task.state.as_str().to_owned());
-        self.role.push(super::apply::role_word(spec.role).to_owned());
+        self.state.push(stored(task.state).to_owned());
         self.step.push(task.step.map(|step| as_word(&step)));
         self.key.push(spec.key.clone());
         self.name.push(spec.display_name().to_owned());
-        self.queue.push(spec.queue.clone());
-        self.priority.push(spec.priority);
-        self.labels.push(if spec.labels.is_empty() { None } else { Some(to_json(&spec.labels)?) });
-        self.on_dependency_failure.push(as_word(&spec.on_dependency_failure));
-        self.on_child_failure.push(as_word(&spec.on_child_failure));
+        self.labels.push(labels_column(spec)?);
+        self.on_dependency_failure.push(unless_default(
+            as_word(&spec.on_dependency_failure),
+            spec.on_dependency_failure == OnDependencyFailure::default(),
+        ));
+        self.on_child_failure.push(unless_default(
+            as_word(&spec.on_child_failure),
+            spec.on_child_failure == OnChildFailure::default(),
+        ));
         self.max_attempts.push(spec.retry.max_attempts);
-        self.retry.push(if spec.retry == retry_default { None } else { Some(to_json(&spec.retry)?) });
+        self.retry.push(retry_column(spec)?);
         self.schedule_to_start_ms.push(spec.timeouts.schedule_to_start.map(|span| span.as_millis()));
+        self.deadline_us.push(spec.deadline.map(|at| at.as_microsecond()));
         self.spec.push(to_json(spec)?);
         self.open_dependencies.push(task.open_dependencies);
+        self.open_gates.push(task.open_gates);
         self.reason.push(task.reason.clone());
         self.retry_of.push(task.retry_of.map(|id| id.0));
-        self.run_at_us.push(spec.run_at.map(|at| at.as_microsecond()));
+        self.schedule.push(task.schedule.clone());
+        self.unique_key.push(spec.unique.as_ref().map(|unique| unique.key.clone()));
+        self.run_at_us.push(task.run_at.map(|at| at.as_microsecond()));
         let mut artifacts: Vec<Uuid> = spec.artifacts.iter().map(|input| input.id.0).collect();
         artifacts.sort_unstable();
         artifacts.dedup();
@@ -101,80 +170,124 @@ impl Columns {
     }
 }
 
-/// Writes tasks with their dependencies, entries in line and events.
+/// Writes tasks with their dependencies, gates, timers, places in line and events.
 pub(crate) async fn tasks(
     connection: &mut PgConnection,
     namespace: &str,
     tasks: &[Prepared],
     effects: &mut Effects,
 ) -> sqlx::Result<()> {
+    if tasks.iter().all(Prepared::is_simple) {
+        let mut plain = Plain::default();
+        for task in tasks {
+            push_plain(&mut plain, namespace, task)?;
+            effects.entered(task.id, task.lane, task.state);
+        }
+        return super::queue::enqueue_plain(connection, &plain).await;
+    }
+    let mut entered = Vec::with_capacity(tasks.len());
     for chunk in tasks.chunks(CHUNK) {
         let mut columns = Columns::default();
         for task in chunk {
             columns.push(task)?;
-            effects.entered(task.id, namespace, task.spec.role, &task.spec.queue, task.state);
+            effects.entered(task.id, task.lane, task.state);
+            entered.push(Entered {
+                namespace: namespace.to_owned(),
+                task: task.id.0,
+                state: task.state,
+                reason: task.reason.clone(),
+                attempt: 0,
+            });
         }
         write(connection, namespace, &columns).await?;
         dependencies(connection, &columns).await?;
         inputs(connection, &columns).await?;
     }
+    super::event::entered(connection, &entered).await?;
+    waits(connection, tasks, effects).await?;
     let ended: Vec<Uuid> =
         tasks.iter().filter(|task| task.state.is_terminal()).map(|task| task.id.0).collect();
     if !ended.is_empty() {
         effects.unsettled |= super::settlement::ended(connection, &ended).await?;
     }
-    Ok(())
+    let ready = || tasks.iter().filter(|task| task.state == State::Ready);
+    let (lanes, ids): (Vec<i32>, Vec<Uuid>) = ready().map(|task| (task.lane, task.id.0)).unzip();
+    if ids.is_empty() { Ok(()) } else { super::queue::line_up(connection, &lanes, &ids).await }
+}
+
+/// Gates and timers.
+async fn waits(
+    connection: &mut PgConnection,
+    tasks: &[Prepared],
+    effects: &mut Effects,
+) -> sqlx::Result<()> {
+    let open = || tasks.iter().filter(|task| !task.state.is_terminal());
+    let mut timers = Vec::new();
+    let mut gates = Vec::new();
+    for task in open() {
+        if let Some(at) = task.spec.deadline {
+            timers.push((task.id.0, timer::DEADLINE.to_owned(), Time(at)));
+        }
+        if task.open_gates > 0 {
+            gates.extend(gate::of(task.id, &task.spec));
+        }
+    }
+    effects.scheduled |= !timers.is_empty() || gates.iter().any(|gate| gate.timeout_ms.is_some());
+    timer::set(connection, &timers).await?;
+    gate::set(connection, &gates).await?;
+    let timed: Vec<Uuid> = open()
+        .filter(|task| task.state == State::Ready && task.spec.timeouts.schedule_to_start.is_some())
+        .map(|task| task.id.0)
+        .collect();
+    effects.scheduled |= !timed.is_empty();
+    timer::set_start(connection, &timed).await
 }
 
 async fn write(connection: &mut PgConnection, namespace: &str, columns: &Columns) -> sqlx::Result<()> {
     sqlx::query!(
-        r#"WITH fresh AS (
-               INSERT INTO orca.tasks (namespace, id, parent, parent_token, depth, state, role, step, key, name, queue,
-                   priority, labels, on_dependency_failure, on_child_failure, max_attempts, retry,
-                   schedule_to_start_ms, spec, open_dependencies, reason, retry_of, run_at, finished_at)
-               SELECT $1, c.id, c.parent, c.parent_token, c.depth, c.state, c.role, c.step, c.key, c.name, c.queue,
-                   c.priority, c.labels::jsonb, c.on_dependency_failure, c.on_child_failure, c.max_attempts,
-                   c.retry::json, c.schedule_to_start_ms, c.spec::json, c.open_dependencies, c.reason, c.retry_of,
-                   orca.instant(c.run_at_us),
-                   CASE WHEN c.state IN ('succeeded', 'failed', 'cancelled', 'expired', 'skipped')
-                        THEN orca.now() END
-               FROM unnest($2::uuid[], $3::uuid[], $4::bigint[], $5::smallint[], $6::text[], $7::text[], $8::text[],
-                   $9::text[], $10::text[], $11::text[], $12::smallint[], $13::text[], $14::text[], $15::text[],
-                   $16::int[], $17::text[], $18::bigint[], $19::text[], $20::int[], $21::text[], $22::uuid[],
-                   $23::bigint[])
-                   AS c(id, parent, parent_token, depth, state, role, step, key, name, queue, priority, labels,
-                        on_dependency_failure, on_child_failure, max_attempts, retry, schedule_to_start_ms, spec,
-                        open_dependencies, reason, retry_of, run_at_us)
-               RETURNING id, namespace, parent, state, role, queue, priority, schedule_to_start_ms, reason),
-           lined AS (
-               INSERT INTO orca.ready (task, namespace, role, queue, priority, expires_at)
-               SELECT id, namespace, role, queue, priority,
-                      orca.now() + schedule_to_start_ms * interval '1 millisecond'
-               FROM fresh WHERE state = 'ready' ORDER BY id)
-           INSERT INTO orca.events (namespace, task, parent, kind, state, reason)
-           SELECT namespace, id, parent, 'orca.task.state', state, reason FROM fresh ORDER BY id"#,
+        r#"INSERT INTO orca.tasks (namespace, id, lane, plain, parent, parent_token, depth, state, step, key, name, labels,
+               on_dependency_failure, on_child_failure, max_attempts, retry, schedule_to_start_ms, deadline, spec,
+               open_dependencies, open_gates, reason, retry_of, schedule, unique_key, run_at, created_at, start_by, finished_at)
+           SELECT $1, c.id, c.lane, c.plain, c.parent, c.parent_token, c.depth, c.state, c.step, c.key, c.name,
+               c.labels::jsonb, c.on_dependency_failure, c.on_child_failure, c.max_attempts, c.retry,
+               c.schedule_to_start_ms, orca.instant(c.deadline_us), c.spec, c.open_dependencies, c.open_gates, c.reason,
+               c.retry_of, c.schedule, c.unique_key, orca.instant(c.run_at_us), now.at,
+               CASE WHEN c.state = 'queued' THEN least(orca.instant(c.deadline_us),
+                                                       now.at + c.schedule_to_start_ms * interval '1 millisecond') END,
+               CASE WHEN c.state IN ('succeeded', 'failed', 'cancelled', 'expired', 'skipped') THEN now.at END
+           FROM unnest($2::uuid[], $3::int[], $4::bool[], $5::uuid[], $6::bigint[], $7::smallint[], $8::text[], $9::text[],
+                   $10::text[], $11::text[], $12::text[], $13::text[], $14::text[], $15::int[], $16::text[], $17::bigint[],
+                   $18::bigint[], $19::text[], $20::int[], $21::int[], $22::text[], $23::uuid[], $24::text[], $25::text[],
+                   $26::bigint[])
+                   AS c(id, lane, plain, parent, parent_token, depth, state, step, key, name, labels,
+                        on_dependency_failure, on_child_failure, max_attempts, retry, schedule_to_start_ms, deadline_us,
+                        spec, open_dependencies, open_gates, reason, retry_of, schedule, unique_key, run_at_us),
+               (SELECT orca.now() AS at) AS now"#,
         namespace,
         &columns.id,
+        &columns.lane,
+        &columns.plain,
         &columns.parent as &[Option<Uuid>],
         &columns.parent_token as &[Option<i64>],
         &columns.depth,
         &columns.state,
-        &columns.role,
         &columns.step as &[Option<String>],
         &columns.key as &[Option<String>],
         &columns.name,
-        &columns.queue,
-        &columns.priority,
         &columns.labels as &[Option<String>],
-        &columns.on_dependency_failure,
-        &columns.on_child_failure,
+        &columns.on_dependency_failure as &[Option<String>],
+        &columns.on_child_failure as &[Option<String>],
         &columns.max_attempts,
         &columns.retry as &[Option<String>],
         &columns.schedule_to_start_ms as &[Option<i64>],
+        &columns.deadline_us as &[Option<i64>],
         &columns.spec,
         &columns.open_dependencies,
+        &columns.open_gates,
         &columns.reason as &[Option<String>],
         &columns.retry_of as &[Option<Uuid>],
+        &columns.schedule as &[Option<String>],
+        &columns.unique_key as &[Option<String>],
         &columns.run_at_us as &[Option<i64>],
     )
     .execute(connection)

@@ -1,5 +1,6 @@
-//! Leases: held, renewed, taken away.
+//! Leases: held, renewed, taken away. They are kept by grant: what a node took in one go, under one fencing token.
 
+use std::collections::{BTreeMap, HashSet};
 use std::time::Duration;
 
 use orca_proto::ids::{FencingToken, NodeId, TaskId};
@@ -7,118 +8,286 @@ use orca_proto::node::LeaseRef;
 use sqlx::PgConnection;
 use uuid::Uuid;
 
-use super::millis;
+use super::{Time, millis};
 
-/// Ends the leases of these tasks.
-pub(crate) async fn release(connection: &mut PgConnection, ids: &[Uuid]) -> sqlx::Result<()> {
-    sqlx::query!("DELETE FROM orca.leases WHERE task = ANY($1)", ids).execute(connection).await.map(drop)
+/// Ends the leases of these tasks under these tokens.
+pub(crate) async fn release(connection: &mut PgConnection, leases: &[LeaseRef]) -> sqlx::Result<()> {
+    let tasks: Vec<Uuid> = leases.iter().map(|lease| lease.task.0).collect();
+    let tokens: Vec<i64> = leases.iter().map(|lease| lease.token.0).collect();
+    sqlx::query!(
+        r#"UPDATE orca.grants g SET
+               open = g.open - (SELECT count(*) FROM unnest(g.tasks) AS x WHERE x = ANY (r.tasks)),
+               special = ARRAY(SELECT x FROM unnest(g.special) AS x WHERE NOT x = ANY (r.tasks)),
+               tasks = ARRAY(SELECT x FROM unnest(g.tasks) WITH ORDINALITY AS u(x, place)
+                             WHERE NOT x = ANY (r.tasks) ORDER BY place)
+           FROM (SELECT u.token, array_agg(u.task) AS tasks FROM unnest($1::uuid[], $2::bigint[]) AS u(task, token)
+                 GROUP BY u.token) AS r
+           WHERE g.token = r.token AND g.open > 0 AND g.tasks && r.tasks"#,
+        &tasks,
+        &tokens
+    )
+    .execute(connection)
+    .await
+    .map(drop)
 }
 
-/// Marks the leases of these tasks to be cancelled; answers the nodes that hold them.
-pub(crate) async fn request_cancel(connection: &mut PgConnection, ids: &[Uuid]) -> sqlx::Result<Vec<NodeId>> {
-    let nodes = sqlx::query_scalar!(
-        r#"WITH locked AS (SELECT task FROM orca.leases WHERE task = ANY($1) ORDER BY task FOR NO KEY UPDATE)
-           UPDATE orca.leases l SET cancel = true FROM locked k WHERE l.task = k.task RETURNING l.node"#,
-        ids
-    )
-    .fetch_all(connection)
-    .await?;
-    Ok(nodes.into_iter().map(NodeId).collect())
+/// Makes the ends of these attempts go the long way, where their leases stand: more follows from them by now.
+pub(crate) async fn make_special(connection: &mut PgConnection, leases: &[LeaseRef]) -> sqlx::Result<()> {
+    let tasks: Vec<Uuid> = leases.iter().map(|lease| lease.task.0).collect();
+    let tokens: Vec<i64> = leases.iter().map(|lease| lease.token.0).collect();
+    sqlx::query!(r#"SELECT orca.make_special($1, $2) AS "done: _""#, &tasks, &tokens)
+        .execute(connection)
+        .await
+        .map(drop)
 }
 
 /// Whether this lease stands and is held by a node of this subject. Keeps it from being released until the transaction
-/// ends; renewals may pass.
+/// ends.
 pub(crate) async fn hold(
     connection: &mut PgConnection,
     lease: LeaseRef,
     namespace: &str,
     subject: &str,
 ) -> sqlx::Result<bool> {
-    let held = sqlx::query_scalar!(
-        r#"SELECT 1 AS "one!" FROM orca.leases l
-           WHERE l.task = $1 AND l.token = $2 AND l.expires_at > orca.now()
-             AND EXISTS (SELECT FROM orca.nodes n WHERE n.id = l.node AND n.namespace = $3 AND n.subject = $4)
-           FOR KEY SHARE OF l"#,
-        lease.task.0,
-        lease.token.0,
+    sqlx::query_scalar!(
+        r#"SELECT orca.hold($1, $2, $3, $4) AS "held!""#,
         namespace,
-        subject
+        subject,
+        lease.task.0,
+        lease.token.0
     )
-    .fetch_optional(connection)
-    .await?;
-    Ok(held.is_some())
+    .fetch_one(connection)
+    .await
 }
 
-/// Renews those of these leases that the node still holds; answers them, each with whether it is to be cancelled.
+/// A grant as its tasks see it.
+#[derive(Clone, Debug)]
+pub(crate) struct Held {
+    pub(crate) token: i64,
+    pub(crate) node: NodeId,
+    pub(crate) node_name: String,
+    pub(crate) granted_at: Time,
+}
+
+/// Locks the grants that hold any of these tasks, which are all of these lanes; answers for each task that is in one the
+/// grant. Those that have succeeded meanwhile are among them.
+pub(crate) async fn lock_of(
+    connection: &mut PgConnection,
+    lanes: &[i32],
+    tasks: &[Uuid],
+) -> sqlx::Result<BTreeMap<Uuid, Held>> {
+    // To compare arrays of hundreds with one of thousands takes longer than to look through all that is running.
+    let few = tasks.len() <= 200;
+    let rows = sqlx::query!(
+        r#"SELECT token, node, node_name, granted_at AS "granted_at: Time", tasks FROM orca.grants
+           WHERE lane = ANY($1) AND open > 0 AND (NOT $3 OR tasks && $2) ORDER BY token, part FOR UPDATE"#,
+        lanes,
+        tasks,
+        few
+    )
+    .fetch_all(connection)
+    .await?;
+    let wanted: HashSet<Uuid> = tasks.iter().copied().collect();
+    let mut held = BTreeMap::new();
+    for row in rows {
+        let grant = Held {
+            token: row.token,
+            node: NodeId(row.node),
+            node_name: row.node_name,
+            granted_at: row.granted_at,
+        };
+        for task in row.tasks.into_iter().filter(|task| wanted.contains(task)) {
+            held.insert(task, grant.clone());
+        }
+    }
+    Ok(held)
+}
+
+/// Locks the heads of these lanes until the transaction ends: nothing is granted of them meanwhile.
+pub(crate) async fn lock_heads(connection: &mut PgConnection, lanes: &[i32]) -> sqlx::Result<()> {
+    sqlx::query!(
+        r#"SELECT pg_advisory_xact_lock(7024421, u.lane) AS "done: _"
+           FROM (SELECT DISTINCT x.lane FROM unnest($1::int[]) AS x(lane) ORDER BY 1) AS u"#,
+        lanes
+    )
+    .fetch_all(connection)
+    .await
+    .map(drop)
+}
+
+/// One grant to renew.
+struct Renewing {
+    token: i64,
+    part: i16,
+    open: i32,
+    tasks: Vec<Uuid>,
+}
+
+/// Renews those of these leases that the node still holds; answers them, each with whether it is to be cancelled. What the
+/// node holds by the same grants and does not name is set apart, and runs out.
 pub(crate) async fn renew(
     connection: &mut PgConnection,
     node: NodeId,
     leases: &[LeaseRef],
     lease: Duration,
 ) -> sqlx::Result<Vec<(LeaseRef, bool)>> {
-    let tasks: Vec<Uuid> = leases.iter().map(|lease| lease.task.0).collect();
-    let tokens: Vec<i64> = leases.iter().map(|lease| lease.token.0).collect();
-    let rows = sqlx::query!(
-        r#"WITH wanted AS (SELECT * FROM unnest($2::uuid[], $3::bigint[]) AS w(task, token)),
-           locked AS (
-               SELECT l.task FROM orca.leases l JOIN wanted w ON w.task = l.task AND w.token = l.token
-               WHERE l.node = $1 AND l.expires_at > orca.now() ORDER BY l.task FOR NO KEY UPDATE OF l)
-           UPDATE orca.leases l SET expires_at = orca.now() + $4::bigint * interval '1 millisecond'
-           FROM locked k WHERE l.task = k.task RETURNING l.task, l.token, l.cancel"#,
+    if leases.is_empty() {
+        return Ok(Vec::new());
+    }
+    let mut tokens: Vec<i64> = leases.iter().map(|lease| lease.token.0).collect();
+    tokens.sort_unstable();
+    tokens.dedup();
+    let named: HashSet<LeaseRef> = leases.iter().copied().collect();
+    let grants = sqlx::query_as!(
+        Renewing,
+        r#"SELECT token, part, open, tasks FROM orca.grants
+           WHERE node = $1 AND token = ANY($2) AND open > 0 AND expires_at > orca.now()
+           ORDER BY token, part FOR NO KEY UPDATE"#,
         node.0,
-        &tasks,
+        &tokens
+    )
+    .fetch_all(&mut *connection)
+    .await?;
+    let all: Vec<Uuid> = grants.iter().flat_map(|grant| grant.tasks.iter().copied()).collect();
+    let done = done(connection, &all).await?;
+    let mut kept = Vec::new();
+    let (mut whole, mut parts) = (Vec::new(), Vec::new());
+    for grant in &grants {
+        let held = grant.tasks.iter().filter(|task| !done.contains(task));
+        let (mine, others): (Vec<Uuid>, Vec<Uuid>) =
+            held.partition(|task| named.contains(&reference(**task, grant.token)));
+        if mine.is_empty() {
+            continue;
+        }
+        if others.is_empty() {
+            whole.push((grant.token, grant.part));
+        } else {
+            parts.push((grant, mine.clone(), others));
+        }
+        kept.extend(mine.into_iter().map(|task| reference(task, grant.token)));
+    }
+    for (grant, mine, others) in parts {
+        split(connection, grant, &mine, &others).await?;
+        whole.push((grant.token, grant.part));
+    }
+    let (tokens, numbers): (Vec<i64>, Vec<i16>) = whole.into_iter().unzip();
+    sqlx::query!(
+        r#"UPDATE orca.grants g SET expires_at = orca.now() + $3::bigint * interval '1 millisecond'
+           FROM unnest($1::bigint[], $2::smallint[]) AS u(token, part) WHERE g.token = u.token AND g.part = u.part"#,
         &tokens,
+        &numbers,
         millis(lease)
+    )
+    .execute(&mut *connection)
+    .await?;
+    let cancelled: HashSet<LeaseRef> = cancels(connection, node).await?.into_iter().collect();
+    Ok(kept.into_iter().map(|lease| (lease, cancelled.contains(&lease))).collect())
+}
+
+/// Leaves `mine` to a grant and sets `others` apart under the same token, to run out when the grant would have.
+async fn split(
+    connection: &mut PgConnection,
+    grant: &Renewing,
+    mine: &[Uuid],
+    others: &[Uuid],
+) -> sqlx::Result<()> {
+    sqlx::query!(
+        r#"INSERT INTO orca.grants (token, part, lane, seq, upto, node, node_name, granted_at, expires_at, open, tasks, special)
+           SELECT g.token, (SELECT max(p.part) + 1 FROM orca.grants p WHERE p.token = g.token), g.lane, g.seq, g.upto, g.node,
+                  g.node_name, g.granted_at, g.expires_at, cardinality($3::uuid[]), $3,
+                  ARRAY(SELECT x FROM unnest(g.special) AS x WHERE x = ANY ($3))
+           FROM orca.grants g WHERE g.token = $1 AND g.part = $2"#,
+        grant.token,
+        grant.part,
+        others
+    )
+    .execute(&mut *connection)
+    .await?;
+    sqlx::query!(
+        r#"UPDATE orca.grants g SET open = cardinality($3::uuid[]), tasks = $3,
+               special = ARRAY(SELECT x FROM unnest(g.special) AS x WHERE x = ANY ($3))
+           WHERE g.token = $1 AND g.part = $2"#,
+        grant.token,
+        grant.part,
+        mine
+    )
+    .execute(connection)
+    .await
+    .map(drop)
+}
+
+/// Which of these have succeeded by the plain way.
+pub(crate) async fn done(connection: &mut PgConnection, tasks: &[Uuid]) -> sqlx::Result<HashSet<Uuid>> {
+    if tasks.is_empty() {
+        return Ok(HashSet::new());
+    }
+    let done = sqlx::query_scalar!(
+        "SELECT d.task FROM unnest($1::uuid[]) AS u(id) JOIN orca.done d ON d.task = u.id",
+        tasks
     )
     .fetch_all(connection)
     .await?;
-    Ok(rows.into_iter().map(|row| (reference(row.task, row.token), row.cancel)).collect())
+    Ok(done.into_iter().collect())
 }
 
-/// The node's leases, each with whether it is to be cancelled.
-pub(crate) async fn of_node(
-    connection: &mut PgConnection,
-    node: NodeId,
-) -> sqlx::Result<Vec<(LeaseRef, bool)>> {
+/// The node's leases that are to be cancelled.
+pub(crate) async fn cancels(connection: &mut PgConnection, node: NodeId) -> sqlx::Result<Vec<LeaseRef>> {
     let rows = sqlx::query!(
-        "SELECT task, token, cancel FROM orca.leases WHERE node = $1 AND expires_at > orca.now()",
+        r#"SELECT t.id AS "task!", g.token FROM orca.grants g CROSS JOIN LATERAL unnest(g.special) AS s(task)
+           JOIN orca.tasks t ON t.id = s.task AND t.cancel_requested
+           WHERE g.node = $1 AND g.open > 0 AND g.expires_at > orca.now() AND g.special <> '{}'"#,
         node.0
     )
     .fetch_all(connection)
     .await?;
-    Ok(rows.into_iter().map(|row| (reference(row.task, row.token), row.cancel)).collect())
-}
-
-/// How many leases a node holds.
-pub(crate) async fn count(connection: &mut PgConnection, node: NodeId) -> sqlx::Result<i64> {
-    sqlx::query_scalar!(r#"SELECT count(*) AS "count!" FROM orca.leases WHERE node = $1"#, node.0)
-        .fetch_one(connection)
-        .await
+    Ok(rows.into_iter().map(|row| reference(row.task, row.token)).collect())
 }
 
 /// Lets the leases of a node run out now: its daemon was replaced.
-pub(crate) async fn expire_node(connection: &mut PgConnection, node: NodeId) -> sqlx::Result<u64> {
-    let done = sqlx::query!(
-        r#"WITH locked AS (SELECT task FROM orca.leases WHERE node = $1 ORDER BY task FOR NO KEY UPDATE)
-           UPDATE orca.leases l SET expires_at = orca.now() FROM locked k WHERE l.task = k.task"#,
+pub(crate) async fn expire_node(connection: &mut PgConnection, node: NodeId) -> sqlx::Result<i64> {
+    sqlx::query_scalar!(
+        r#"WITH locked AS (SELECT token, part FROM orca.grants WHERE node = $1 AND open > 0
+                           ORDER BY token, part FOR NO KEY UPDATE),
+           ended AS (UPDATE orca.grants g SET expires_at = orca.now() FROM locked k
+                     WHERE g.token = k.token AND g.part = k.part RETURNING g.open)
+           SELECT coalesce(sum(open), 0)::bigint AS "leases!" FROM ended"#,
         node.0
     )
-    .execute(connection)
-    .await?;
-    Ok(done.rows_affected())
+    .fetch_one(connection)
+    .await
 }
 
-/// Tasks whose leases have run out, with the lease locked so that it cannot be renewed meanwhile; those that somebody
-/// works on are passed over.
+/// Tasks whose leases have run out, of at most `most` grants. Locks nothing: the caller locks the tasks, and asks
+/// [`still_expired`].
 pub(crate) async fn expired(connection: &mut PgConnection, most: i64) -> sqlx::Result<Vec<TaskId>> {
     let ids = sqlx::query_scalar!(
-        r#"SELECT l.task FROM orca.leases l JOIN orca.tasks t ON t.id = l.task
-           WHERE l.expires_at <= orca.now() ORDER BY l.expires_at LIMIT $1 FOR UPDATE OF l, t SKIP LOCKED"#,
+        r#"SELECT x AS "task!" FROM (SELECT tasks FROM orca.grants WHERE open > 0 AND expires_at <= orca.now()
+                                     ORDER BY expires_at LIMIT $1) AS g
+           CROSS JOIN LATERAL unnest(g.tasks) AS x
+           WHERE NOT EXISTS (SELECT FROM orca.done d WHERE d.task = x)"#,
         most
     )
     .fetch_all(connection)
     .await?;
     Ok(ids.into_iter().map(TaskId).collect())
+}
+
+/// Which of these tokens' leases have run out by now, of locked tasks.
+pub(crate) async fn still_expired(
+    connection: &mut PgConnection,
+    leases: &[LeaseRef],
+) -> sqlx::Result<HashSet<LeaseRef>> {
+    let tasks: Vec<Uuid> = leases.iter().map(|lease| lease.task.0).collect();
+    let tokens: Vec<i64> = leases.iter().map(|lease| lease.token.0).collect();
+    let rows = sqlx::query!(
+        r#"SELECT u.task AS "task!", u.token AS "token!" FROM unnest($1::uuid[], $2::bigint[]) AS u(task, token)
+           JOIN orca.grants g ON g.token = u.token AND g.open > 0 AND g.expires_at <= orca.now() AND u.task = ANY (g.tasks)"#,
+        &tasks,
+        &tokens
+    )
+    .fetch_all(connection)
+    .await?;
+    Ok(rows.into_iter().map(|row| reference(row.task, row.token)).collect())
 }
 
 fn reference(task: Uuid, token: i64) -> LeaseRef {

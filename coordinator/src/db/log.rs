@@ -20,6 +20,7 @@ pub(crate) async fn lock_extent(
     connection: &mut PgConnection,
     lease: LeaseRef,
 ) -> sqlx::Result<Option<Extent>> {
+    super::attempt::open(connection, lease).await?;
     sqlx::query_as!(
         Extent,
         r#"SELECT log_next AS next, log_bytes AS bytes, log_dropped AS dropped FROM orca.attempts

@@ -1,10 +1,10 @@
 //! All SQL, one noun per file, checked against the schema at build time.
 //!
 //! Functions take a connection and do one thing; transactions are opened by [`crate::app`], and nothing but the database
-//! happens inside one. Locks are taken in one order, so that transactions wait for each other but never in a circle:
-//! the settlement lock, then ready entries (skipping locked ones), then tasks (parents before what is under them, else by
-//! id), then leases by task, then attempts. What still collides is given up by Postgres and tried again by
-//! [`crate::app`].
+//! happens inside one. Locks are taken in one order, so that transactions wait for each other but never in a circle: the
+//! settlement lock, then unique keys, then tasks (parents before what is under them, else by id), then the heads of lanes (by
+//! id), then grants (by token), then attempts, and at the end the tails of lanes (by id). What still collides is given up by
+//! Postgres and tried again by [`crate::app`].
 
 use jiff::Timestamp;
 use sqlx::encode::IsNull;
@@ -17,8 +17,10 @@ pub(crate) mod artifact;
 pub(crate) mod attempt;
 pub(crate) mod dependency;
 pub(crate) mod event;
+pub(crate) mod gate;
 pub(crate) mod idempotency;
 pub(crate) mod insert;
+pub(crate) mod lane;
 pub(crate) mod lease;
 pub(crate) mod log;
 pub(crate) mod node;
@@ -28,6 +30,8 @@ pub(crate) mod session;
 pub(crate) mod settlement;
 pub(crate) mod snapshot;
 pub(crate) mod task;
+pub(crate) mod timer;
+pub(crate) mod unique;
 
 /// Microseconds from 1970 to Postgres' own epoch, 2000-01-01.
 const EPOCH: i64 = 946_684_800_000_000;

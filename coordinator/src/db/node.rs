@@ -117,7 +117,8 @@ pub(crate) async fn list(
     let rows = sqlx::query_as!(
         Row,
         r#"SELECT n.id, n.name, n.role, n.slots,
-                  (SELECT count(*) FROM orca.leases l WHERE l.node = n.id AND l.expires_at > orca.now()) AS "running!",
+                  (SELECT coalesce(sum(g.open), 0)::bigint FROM orca.grants g
+                   WHERE g.node = n.id AND g.open > 0 AND g.expires_at > orca.now()) AS "running!",
                   n.version, n.runtime, n.labels::text AS "labels!", n.draining,
                   n.last_seen_at < orca.now() - $3::bigint * interval '1 millisecond' AS "gone!",
                   n.registered_at AS "registered_at: Time", n.last_seen_at AS "last_seen_at: Time"
@@ -177,7 +178,7 @@ pub(crate) async fn counts(
 pub(crate) async fn forget_gone(connection: &mut PgConnection, after: Duration) -> sqlx::Result<u64> {
     let done = sqlx::query!(
         r#"DELETE FROM orca.nodes n WHERE n.last_seen_at < orca.now() - $1::bigint * interval '1 millisecond'
-           AND NOT EXISTS (SELECT FROM orca.leases l WHERE l.node = n.id)"#,
+           AND NOT EXISTS (SELECT FROM orca.grants g WHERE g.node = n.id AND g.open > 0)"#,
         millis(after)
     )
     .execute(connection)

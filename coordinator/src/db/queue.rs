@@ -1,12 +1,14 @@
-//! The queue proper: entries that wait for a node, and their grants.
+//! The queue proper: who stands in line, who is granted, who was granted and succeeded. The statements themselves are in
+//! `migrations/0002_hot_path.sql`.
 
 use std::time::Duration;
 
-use orca_proto::ids::{NodeId, TaskId};
+use orca_proto::ids::NodeId;
+use orca_proto::node::LeaseRef;
 use sqlx::PgConnection;
 use uuid::Uuid;
 
-use super::millis;
+use super::{Time, millis};
 
 /// What was granted.
 pub(crate) struct Granted {
@@ -17,193 +19,202 @@ pub(crate) struct Granted {
     pub(crate) step: Option<String>,
     pub(crate) parent: Option<Uuid>,
     pub(crate) has_dependencies: bool,
+    pub(crate) deadline_ms: Option<i64>,
     pub(crate) spec: String,
 }
 
-/// Puts tasks that are `ready` in line, in the order of their ids.
-pub(crate) async fn push(connection: &mut PgConnection, ids: &[Uuid]) -> sqlx::Result<()> {
+/// What a lane was left like.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Left {
+    pub(crate) lane: i32,
+    /// Tasks granted of it.
+    pub(crate) granted: i32,
+    /// Since when the next one has been in line; nothing where there is none.
+    pub(crate) since: Option<Time>,
+}
+
+/// Plain tasks to enqueue, as columns.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Plain {
+    pub(crate) namespaces: Vec<String>,
+    pub(crate) ids: Vec<Uuid>,
+    pub(crate) lanes: Vec<i32>,
+    pub(crate) names: Vec<String>,
+    pub(crate) max_attempts: Vec<i32>,
+    pub(crate) specs: Vec<String>,
+    pub(crate) keys: Vec<Option<String>>,
+    pub(crate) labels: Vec<Option<String>>,
+    pub(crate) retries: Vec<Option<String>>,
+}
+
+/// Enqueues plain tasks, in line at once, by one statement.
+pub(crate) async fn enqueue_plain(connection: &mut PgConnection, tasks: &Plain) -> sqlx::Result<()> {
     sqlx::query!(
-        r#"INSERT INTO orca.ready (task, namespace, role, queue, priority, expires_at)
-           SELECT id, namespace, role, queue, priority,
-                  orca.now() + schedule_to_start_ms * interval '1 millisecond'
-           FROM orca.tasks WHERE id = ANY($1) ORDER BY id"#,
-        ids
+        r#"SELECT orca.enqueue_plain($1, $2, $3, $4, $5, $6, $7, $8, $9) AS "done: _""#,
+        &tasks.namespaces,
+        &tasks.ids,
+        &tasks.lanes,
+        &tasks.names,
+        &tasks.max_attempts,
+        &tasks.specs,
+        &tasks.keys as &[Option<String>],
+        &tasks.labels as &[Option<String>],
+        &tasks.retries as &[Option<String>],
     )
     .execute(connection)
     .await
     .map(drop)
 }
 
-/// Takes tasks out of line.
-pub(crate) async fn remove(connection: &mut PgConnection, ids: &[Uuid]) -> sqlx::Result<()> {
-    sqlx::query!("DELETE FROM orca.ready WHERE task = ANY($1)", ids).execute(connection).await.map(drop)
+/// Puts queued tasks in line, in the order given.
+pub(crate) async fn line_up(connection: &mut PgConnection, lanes: &[i32], ids: &[Uuid]) -> sqlx::Result<()> {
+    sqlx::query!(r#"SELECT orca.line_up($1, $2, orca.now()) AS "done: _""#, lanes, ids)
+        .execute(connection)
+        .await
+        .map(drop)
 }
 
-/// Locks at most `most` entries in order and answers their tasks that are free to be granted. Never waits for a lock:
-/// who holds an entry may wait for nobody.
-pub(crate) async fn pick(
+/// Grants the node at most `most` tasks, of each lane at most as many as told. Answers them, and how each lane was left.
+pub(crate) async fn claim(
     connection: &mut PgConnection,
-    namespace: &str,
-    role: &str,
-    queues: &[String],
-    most: i64,
-) -> sqlx::Result<Vec<Uuid>> {
-    let picked = sqlx::query_scalar!(
-        r#"SELECT task FROM orca.ready
-           WHERE namespace = $1 AND role = $2 AND (cardinality($3::text[]) = 0 OR queue = ANY($3))
-             AND (expires_at IS NULL OR expires_at > orca.now())
-           ORDER BY priority DESC, seq LIMIT $4 FOR UPDATE SKIP LOCKED"#,
-        namespace,
-        role,
-        queues,
-        most
-    )
-    .fetch_all(&mut *connection)
-    .await?;
-    if picked.is_empty() {
-        return Ok(picked);
-    }
-    let free = sqlx::query_scalar!(
-        "SELECT id FROM orca.tasks WHERE id = ANY($1) AND state = 'ready' ORDER BY id FOR UPDATE SKIP LOCKED",
-        &picked
-    )
-    .fetch_all(connection)
-    .await?;
-    let free: std::collections::HashSet<Uuid> = free.into_iter().collect();
-    Ok(picked.into_iter().filter(|id| free.contains(id)).collect())
-}
-
-/// Grants picked tasks to a node: entry out, state `running`, fence up by one, lease, attempt, event.
-pub(crate) async fn grant(
-    connection: &mut PgConnection,
-    ids: &[Uuid],
     node: NodeId,
-    node_name: &str,
+    lanes: &[i32],
+    wants: &[i32],
+    most: i32,
     lease: Duration,
-) -> sqlx::Result<Vec<Granted>> {
-    sqlx::query_as!(
-        Granted,
-        r#"WITH taken AS (
-               DELETE FROM orca.ready WHERE task = ANY($1)),
-           granted AS (
-               UPDATE orca.tasks t SET state = 'running', fence = t.fence + 1, attempt = t.attempts_used + 1,
-                   child_failure = NULL, progress = NULL, progress_event_at = NULL,
-                   started_at = coalesce(t.started_at, orca.now())
-               WHERE t.id = ANY($1)
-               RETURNING t.id, t.namespace, t.parent, t.fence, t.attempt, t.max_attempts, t.step, t.spec),
-           leased AS (
-               INSERT INTO orca.leases (task, token, node, expires_at)
-               SELECT id, fence, $2, orca.now() + $4::bigint * interval '1 millisecond' FROM granted),
-           attempted AS (
-               INSERT INTO orca.attempts (task, token, number, node, node_name, granted_at)
-               SELECT id, fence, attempt, $2, $3, orca.now() FROM granted),
-           told AS (
-               INSERT INTO orca.events (namespace, task, parent, kind, state, attempt, token, node)
-               SELECT namespace, id, parent, 'orca.task.state', 'running', attempt, fence, $2 FROM granted)
-           SELECT g.id, g.fence AS token, g.attempt, g.max_attempts, g.step, g.parent,
-                  (coalesce(g.step = 'finish', false)
-                   OR EXISTS (SELECT FROM orca.dependencies d WHERE d.task = g.id)) AS "has_dependencies!",
-                  g.spec::text AS "spec!"
-           FROM granted g"#,
-        ids,
+) -> sqlx::Result<(Vec<Granted>, Vec<Left>)> {
+    let rows = sqlx::query!(
+        r#"SELECT lane AS "lane!", token, task, attempt, max_attempts, step, parent, has_dependencies, deadline_ms, spec,
+                  waiting_since AS "waiting_since: Time"
+           FROM orca.claim($1, $2, $3, $4, $5)"#,
         node.0,
-        node_name,
+        lanes,
+        wants,
+        most,
         millis(lease)
     )
     .fetch_all(connection)
-    .await
+    .await?;
+    let (mut granted, mut left) = (Vec::with_capacity(rows.len()), Vec::with_capacity(lanes.len()));
+    for row in rows {
+        match (row.task, row.token) {
+            (Some(id), Some(token)) => granted.push(Granted {
+                id,
+                token,
+                attempt: row.attempt.unwrap_or_default(),
+                max_attempts: row.max_attempts.unwrap_or_default(),
+                step: row.step,
+                parent: row.parent,
+                has_dependencies: row.has_dependencies.unwrap_or_default(),
+                deadline_ms: row.deadline_ms,
+                spec: row.spec.unwrap_or_default(),
+            }),
+            _ => left.push(Left {
+                lane: row.lane,
+                granted: row.attempt.unwrap_or_default(),
+                since: row.waiting_since,
+            }),
+        }
+    }
+    Ok((granted, left))
 }
 
-/// Whether something waits in a lane.
-pub(crate) async fn has_ready(
+/// Settles those of these successes that nothing else follows from; answers the places of those that it settled. Each
+/// lease may be there once only.
+pub(crate) async fn finish(
     connection: &mut PgConnection,
     namespace: &str,
-    role: &str,
-    queues: &[String],
-) -> sqlx::Result<bool> {
-    sqlx::query_scalar!(
-        r#"SELECT EXISTS (SELECT FROM orca.ready WHERE namespace = $1 AND role = $2
-           AND (cardinality($3::text[]) = 0 OR queue = ANY($3))) AS "found!""#,
+    subject: &str,
+    leases: &[LeaseRef],
+    results: &[Option<&str>],
+) -> sqlx::Result<Vec<usize>> {
+    let tasks: Vec<Uuid> = leases.iter().map(|lease| lease.task.0).collect();
+    let tokens: Vec<i64> = leases.iter().map(|lease| lease.token.0).collect();
+    let places = sqlx::query_scalar!(
+        r#"SELECT place AS "place!" FROM orca.finish($1, $2, $3, $4, $5) AS place"#,
         namespace,
-        role,
-        queues
-    )
-    .fetch_one(connection)
-    .await
-}
-
-/// Entries whose tasks no node took in time. Locks nothing: the caller locks the tasks and asks [`still_expired`].
-pub(crate) async fn expired(connection: &mut PgConnection, most: i64) -> sqlx::Result<Vec<TaskId>> {
-    let ids = sqlx::query_scalar!(
-        "SELECT task FROM orca.ready WHERE expires_at <= orca.now() ORDER BY expires_at LIMIT $1",
-        most
+        subject,
+        &tasks,
+        &tokens,
+        results as &[Option<&str>]
     )
     .fetch_all(connection)
     .await?;
-    Ok(ids.into_iter().map(TaskId).collect())
-}
-
-/// Which of these are still in line, past their time.
-pub(crate) async fn still_expired(
-    connection: &mut PgConnection,
-    ids: &[TaskId],
-) -> sqlx::Result<Vec<TaskId>> {
-    let ids: Vec<Uuid> = ids.iter().map(|id| id.0).collect();
-    let ids = sqlx::query_scalar!(
-        "SELECT task FROM orca.ready WHERE task = ANY($1) AND expires_at <= orca.now()",
-        &ids
-    )
-    .fetch_all(connection)
-    .await?;
-    Ok(ids.into_iter().map(TaskId).collect())
-}
-
-/// A lane in which scheduled tasks became ready.
-pub(crate) struct Woken {
-    pub(crate) namespace: String,
-    pub(crate) role: String,
-    pub(crate) queue: String,
+    Ok(places.into_iter().filter_map(|place| usize::try_from(place - 1).ok()).collect())
 }
 
 /// Makes scheduled tasks whose time has come ready; answers their lanes, one per task.
-pub(crate) async fn wake_due(connection: &mut PgConnection, most: i64) -> sqlx::Result<Vec<Woken>> {
-    let due = sqlx::query_scalar!(
-        r#"SELECT id FROM orca.tasks WHERE state = 'scheduled' AND run_at <= orca.now() ORDER BY run_at LIMIT $1
-           FOR UPDATE SKIP LOCKED"#,
+pub(crate) async fn wake_due(connection: &mut PgConnection, most: i64) -> sqlx::Result<Vec<i32>> {
+    let rows = sqlx::query!(
+        r#"WITH due AS (
+               SELECT id FROM orca.tasks WHERE state = 'scheduled' AND run_at <= orca.now() ORDER BY run_at LIMIT $1
+               FOR UPDATE SKIP LOCKED)
+           UPDATE orca.tasks t SET state = 'queued',
+               start_by = least(t.deadline, orca.now() + t.schedule_to_start_ms * interval '1 millisecond')
+           FROM due d WHERE t.id = d.id RETURNING t.id, t.lane, t.namespace, t.schedule_to_start_ms"#,
         most
     )
     .fetch_all(&mut *connection)
     .await?;
-    if due.is_empty() {
+    if rows.is_empty() {
         return Ok(Vec::new());
     }
-    let lanes = sqlx::query_as!(
-        Woken,
-        r#"UPDATE orca.tasks SET state = 'ready' WHERE id = ANY($1) RETURNING namespace, role, queue"#,
-        &due
-    )
-    .fetch_all(&mut *connection)
-    .await?;
-    push(connection, &due).await?;
-    super::event::states(connection, &due).await?;
+    let mut rows = rows;
+    rows.sort_by_key(|row| row.id);
+    let ids: Vec<Uuid> = rows.iter().map(|row| row.id).collect();
+    let lanes: Vec<i32> = rows.iter().map(|row| row.lane).collect();
+    super::event::became_ready(connection, &ids).await?;
+    let timed: Vec<Uuid> =
+        rows.iter().filter(|row| row.schedule_to_start_ms.is_some()).map(|row| row.id).collect();
+    super::timer::set_start(connection, &timed).await?;
+    line_up(connection, &lanes, &ids).await?;
     Ok(lanes)
 }
 
-/// When the next scheduled task is due, as milliseconds from now: nothing where none is scheduled, negative where it is late.
+/// When the next scheduled task or timer is due, as milliseconds from now: nothing where there is none, negative where it is
+/// late.
 pub(crate) async fn next_due_ms(connection: &mut PgConnection) -> sqlx::Result<Option<i64>> {
     sqlx::query_scalar!(
-        r#"SELECT ceil(extract(epoch FROM (min(run_at) - orca.now())) * 1000)::bigint AS "ms"
-           FROM orca.tasks WHERE state = 'scheduled'"#
+        r#"SELECT ceil(extract(epoch FROM (least((SELECT min(run_at) FROM orca.tasks WHERE state = 'scheduled'),
+                                                 (SELECT min(at) FROM orca.timers)) - orca.now())) * 1000)::bigint AS "ms""#
     )
     .fetch_one(connection)
     .await
 }
 
-/// Open tasks by state: from the hot tables and the narrow indexes, not from the tasks themselves.
+/// Removes what has been taken of the lines, and grants of which nothing is left but the newest of each lane.
+pub(crate) async fn sweep(connection: &mut PgConnection) -> sqlx::Result<u64> {
+    let segments = sqlx::query!(
+        r#"DELETE FROM orca.segments s USING (
+               SELECT l.id, h.seq FROM orca.lanes l
+               CROSS JOIN LATERAL (SELECT g.seq FROM orca.grants g WHERE g.lane = l.id ORDER BY g.seq DESC, g.upto DESC
+                                   LIMIT 1) h) AS head
+           WHERE s.lane = head.id AND s.seq < head.seq"#
+    )
+    .execute(&mut *connection)
+    .await?;
+    let grants = sqlx::query!(
+        r#"DELETE FROM orca.grants g USING (
+               SELECT l.id, h.token, h.seq FROM orca.lanes l
+               CROSS JOIN LATERAL (SELECT g.token, g.seq FROM orca.grants g WHERE g.lane = l.id
+                                   ORDER BY g.seq DESC, g.upto DESC LIMIT 1) h) AS head
+           WHERE g.lane = head.id AND g.seq <= head.seq AND g.token <> head.token AND g.open = 0"#
+    )
+    .execute(connection)
+    .await?;
+    Ok(segments.rows_affected() + grants.rows_affected())
+}
+
+/// Open tasks by state: from lines, grants and the narrow indexes, not from the tasks themselves. What ended in line counts
+/// as ready until it is passed over.
 pub(crate) async fn open_counts(connection: &mut PgConnection) -> sqlx::Result<Vec<(String, i64)>> {
     let rows = sqlx::query!(
-        r#"SELECT 'ready' AS "state!", count(*) AS "count!" FROM orca.ready
-           UNION ALL SELECT 'running', count(*) FROM orca.leases
+        r#"SELECT 'ready' AS "state!", coalesce(sum(x.waiting), 0)::bigint AS "count!" FROM orca.lanes l
+           LEFT JOIN LATERAL (SELECT g.seq, g.upto FROM orca.grants g WHERE g.lane = l.id
+                              ORDER BY g.seq DESC, g.upto DESC LIMIT 1) head ON true
+           CROSS JOIN LATERAL (SELECT sum(s.size) - coalesce(max(head.upto) FILTER (WHERE s.seq = head.seq), 0) AS waiting
+                               FROM orca.segments s WHERE s.lane = l.id AND s.seq >= coalesce(head.seq, 0)) x
+           UNION ALL SELECT 'running', coalesce(sum(open), 0)::bigint FROM orca.grants WHERE open > 0
            UNION ALL SELECT 'scheduled', count(*) FROM orca.tasks WHERE state = 'scheduled'
            UNION ALL SELECT 'blocked', count(*) FROM orca.tasks WHERE state = 'blocked' AND state IN ('blocked', 'waiting')
            UNION ALL SELECT 'waiting', count(*) FROM orca.tasks WHERE state = 'waiting' AND state IN ('blocked', 'waiting')"#

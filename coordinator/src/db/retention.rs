@@ -15,11 +15,13 @@ pub(crate) async fn old_roots(
     most: i64,
 ) -> sqlx::Result<Vec<Uuid>> {
     sqlx::query_scalar!(
-        r#"SELECT id FROM orca.tasks r WHERE parent IS NULL AND finished_at IS NOT NULL
-             AND finished_at < orca.now() - $1::bigint * interval '1 millisecond'
+        r#"SELECT r.id FROM orca.tasks r LEFT JOIN orca.done e ON e.task = r.id
+           WHERE r.id < orca.id_at(orca.now() - $1::bigint * interval '1 millisecond') AND r.parent IS NULL
+             AND coalesce(e.finished_at, r.finished_at) < orca.now() - $1::bigint * interval '1 millisecond'
              AND NOT EXISTS (SELECT FROM orca.dependencies d JOIN orca.tasks t ON t.id = d.task
-                             WHERE d.needs = r.id AND t.finished_at IS NULL)
-           ORDER BY finished_at LIMIT $2 FOR UPDATE OF r SKIP LOCKED"#,
+                             WHERE d.needs = r.id AND t.finished_at IS NULL
+                               AND NOT EXISTS (SELECT FROM orca.done x WHERE x.task = t.id))
+           ORDER BY r.id LIMIT $2 FOR UPDATE OF r SKIP LOCKED"#,
         millis(retention),
         most
     )
@@ -39,10 +41,12 @@ pub(crate) async fn deepest(
                SELECT id AS root, id, depth, finished_at FROM orca.tasks WHERE id = ANY($1)
                UNION ALL
                SELECT r.root, t.id, t.depth, t.finished_at FROM orca.tasks t JOIN tree r ON t.parent = r.id),
-           busy AS (SELECT root FROM tree WHERE finished_at IS NULL
+           open AS (SELECT root, id FROM tree WHERE finished_at IS NULL),
+           busy AS (SELECT root FROM open o WHERE NOT EXISTS (SELECT FROM orca.done x WHERE x.task = o.id)
                     UNION SELECT root FROM tree r JOIN orca.unsettled u ON u.task = r.id
                     UNION SELECT root FROM tree r JOIN orca.dependencies d ON d.needs = r.id
-                          JOIN orca.tasks t ON t.id = d.task WHERE t.finished_at IS NULL)
+                          JOIN orca.tasks t ON t.id = d.task
+                          WHERE t.finished_at IS NULL AND NOT EXISTS (SELECT FROM orca.done x WHERE x.task = t.id))
            SELECT id AS "id!" FROM tree WHERE root NOT IN (SELECT root FROM busy) ORDER BY depth DESC, id LIMIT $2"#,
         roots,
         most
@@ -70,6 +74,10 @@ pub(crate) async fn forget(connection: &mut PgConnection, ids: &[Uuid]) -> sqlx:
     .await?;
     sqlx::query!("DELETE FROM orca.log_lines WHERE task = ANY($1)", ids).execute(&mut *connection).await?;
     sqlx::query!("DELETE FROM orca.attempts WHERE task = ANY($1)", ids).execute(&mut *connection).await?;
+    sqlx::query!("DELETE FROM orca.timers WHERE task = ANY($1)", ids).execute(&mut *connection).await?;
+    sqlx::query!("DELETE FROM orca.gates WHERE task = ANY($1)", ids).execute(&mut *connection).await?;
+    sqlx::query!("DELETE FROM orca.signals WHERE task = ANY($1)", ids).execute(&mut *connection).await?;
+    sqlx::query!("DELETE FROM orca.done WHERE task = ANY($1)", ids).execute(&mut *connection).await?;
     sqlx::query!("DELETE FROM orca.dependencies WHERE task = ANY($1)", ids).execute(&mut *connection).await?;
     sqlx::query!("DELETE FROM orca.dependencies WHERE needs = ANY($1)", ids)
         .execute(&mut *connection)

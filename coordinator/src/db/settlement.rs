@@ -10,7 +10,7 @@ use uuid::Uuid;
 use super::word;
 
 /// The advisory lock that one settler at a time, or a cancel of a tree, holds.
-const LOCK: i64 = 7_024_419;
+const LOCK: i64 = 7_024_430;
 
 /// Something to settle.
 pub(crate) struct Ended {
@@ -144,7 +144,7 @@ pub(crate) async fn ends(
         return Ok(HashMap::new());
     }
     let ids: Vec<Uuid> = ids.iter().map(|id| id.0).collect();
-    let rows = sqlx::query!("SELECT id, state, reason FROM orca.tasks WHERE id = ANY($1)", &ids)
+    let rows = sqlx::query!("SELECT id AS "id!", state AS "state!", reason FROM orca.task_now WHERE id = ANY($1)", &ids)
         .fetch_all(connection)
         .await?;
     rows.into_iter().map(|row| Ok((TaskId(row.id), (word(&row.state, "tasks.state")?, row.reason)))).collect()
@@ -157,7 +157,7 @@ pub(crate) async fn repair(connection: &mut PgConnection, most: i64) -> sqlx::Re
         r#"WITH stuck AS (
                SELECT p.id FROM orca.tasks p WHERE p.state = 'waiting' AND p.state IN ('blocked', 'waiting')
                  AND NOT EXISTS (SELECT FROM orca.tasks c WHERE c.parent = p.id
-                                 AND c.state IN ('blocked', 'scheduled', 'ready', 'running', 'waiting'))
+                                 AND c.state IN ('blocked', 'scheduled', 'queued', 'waiting'))
                  AND NOT EXISTS (SELECT FROM orca.unsettled u JOIN orca.tasks c ON c.id = u.task
                                  WHERE c.parent = p.id)
                ORDER BY p.id LIMIT $1),

@@ -1,12 +1,19 @@
 //! Reading tasks as the state machine wants them, locked for the change that follows.
+//!
+//! A task's own row is locked first. Where it says `queued`, a grant may hold the task: then the grant is locked, so that
+//! nobody releases it; and where none does, the head of the lane is, so that nobody makes one.
 
-use orca_proto::ids::TaskId;
+use std::collections::{BTreeSet, HashSet};
+
+use orca_proto::ids::{FencingToken, TaskId};
+use orca_proto::node::LeaseRef;
 use orca_proto::spec::Role;
 use orca_proto::task::{State, Step};
 use sqlx::PgConnection;
 use uuid::Uuid;
 
-use super::{from_json, word};
+use super::lease::Held;
+use super::{from_json, lease, word};
 use crate::lifecycle::Snapshot;
 
 /// A locked task: what the state machine needs, and what its consequences need.
@@ -14,42 +21,56 @@ use crate::lifecycle::Snapshot;
 pub(crate) struct Locked {
     pub(crate) id: TaskId,
     pub(crate) namespace: String,
+    pub(crate) lane: i32,
     pub(crate) parent: Option<TaskId>,
     pub(crate) depth: i16,
     pub(crate) name: String,
-    pub(crate) queue: String,
+    /// The newest fencing token; 0 before the first grant.
     pub(crate) fence: i64,
+    /// The grant that holds it, while it runs.
+    pub(crate) held: Option<Held>,
     pub(crate) rounds: i32,
     pub(crate) finish: Option<TaskId>,
+    pub(crate) schedule_to_start_ms: Option<i64>,
+    pub(crate) unique: bool,
     pub(crate) snapshot: Snapshot,
 }
 
+impl Locked {
+    /// The lease under which it runs or last ran.
+    pub(crate) const fn lease(&self) -> LeaseRef {
+        LeaseRef { task: self.id, token: FencingToken(self.fence) }
+    }
+}
+
 /// One row of a locking query, as it comes.
-pub(crate) struct Row {
+struct Row {
     id: Uuid,
     namespace: String,
+    lane: i32,
+    role: String,
     parent: Option<Uuid>,
     depth: i16,
     name: String,
-    queue: String,
     fence: i64,
     rounds: i32,
     finish: Option<Uuid>,
     state: String,
-    role: String,
     step: Option<String>,
     attempt: i32,
     attempts_used: i32,
     max_attempts: i32,
     runtime_errors: i32,
-    started: bool,
     open_dependencies: i32,
+    open_gates: i32,
     open_children: i32,
     child_failure: Option<String>,
     cancel_requested: bool,
-    on_dependency_failure: String,
-    on_child_failure: String,
+    on_dependency_failure: Option<String>,
+    on_child_failure: Option<String>,
     retry: Option<String>,
+    schedule_to_start_ms: Option<i64>,
+    unique: bool,
     early: bool,
 }
 
@@ -61,19 +82,74 @@ pub(crate) async fn lock(connection: &mut PgConnection, ids: &[TaskId]) -> sqlx:
     let ids: Vec<Uuid> = ids.iter().map(|id| id.0).collect();
     let rows = sqlx::query_as!(
         Row,
-        r#"SELECT t.id, t.namespace, t.parent, t.depth, t.name, t.queue, t.fence, t.rounds, t.finish,
-                  t.state, t.role, t.step, t.attempt, t.attempts_used, t.max_attempts, t.runtime_errors,
-                  EXISTS (SELECT FROM orca.attempts a
-                          WHERE a.task = t.id AND a.token = t.fence AND a.started_at IS NOT NULL) AS "started!",
-                  t.open_dependencies, t.open_children, t.child_failure, t.cancel_requested,
-                  t.on_dependency_failure, t.on_child_failure, t.retry::text,
-                  coalesce(t.run_at > orca.now(), false) AS "early!"
-           FROM orca.tasks t WHERE t.id = ANY($1) ORDER BY t.id FOR UPDATE OF t"#,
+        r#"SELECT t.id, t.namespace, t.lane, l.role, t.parent, t.depth, t.name, t.fence, t.rounds, t.finish,
+                  t.state, t.step, t.attempt, t.attempts_used, t.max_attempts, t.runtime_errors,
+                  t.open_dependencies, t.open_gates, t.open_children, t.child_failure, t.cancel_requested,
+                  t.on_dependency_failure, t.on_child_failure, t.retry, t.schedule_to_start_ms,
+                  t.unique_key IS NOT NULL AS "unique!", coalesce(t.run_at > orca.now(), false) AS "early!"
+           FROM orca.tasks t JOIN orca.lanes l ON l.id = t.lane WHERE t.id = ANY($1) ORDER BY t.id FOR UPDATE OF t"#,
         &ids
+    )
+    .fetch_all(&mut *connection)
+    .await?;
+    let queued: Vec<(Uuid, i32)> =
+        rows.iter().filter(|row| row.state == "queued").map(|row| (row.id, row.lane)).collect();
+    let mut whereabouts = whereabouts(connection, &queued).await?;
+    let started = started(connection, &whereabouts).await?;
+    rows.into_iter()
+        .map(|row| {
+            let held = whereabouts.held.remove(&row.id);
+            let done = whereabouts.done.contains(&row.id);
+            let started = started.contains(&row.id);
+            locked(row, held, done, started)
+        })
+        .collect()
+}
+
+/// Where queued tasks are: with a node, or done; else in line.
+#[derive(Default)]
+struct Whereabouts {
+    held: std::collections::BTreeMap<Uuid, Held>,
+    done: HashSet<Uuid>,
+}
+
+async fn whereabouts(connection: &mut PgConnection, queued: &[(Uuid, i32)]) -> sqlx::Result<Whereabouts> {
+    if queued.is_empty() {
+        return Ok(Whereabouts::default());
+    }
+    let lanes = |of: &[(Uuid, i32)]| -> Vec<i32> {
+        of.iter().map(|(_, lane)| *lane).collect::<BTreeSet<i32>>().into_iter().collect()
+    };
+    let ids: Vec<Uuid> = queued.iter().map(|(id, _)| *id).collect();
+    let mut held = lease::lock_of(connection, &lanes(queued), &ids).await?;
+    let elsewhere: Vec<(Uuid, i32)> =
+        queued.iter().filter(|(id, _)| !held.contains_key(id)).copied().collect();
+    if !elsewhere.is_empty() {
+        let lanes = lanes(&elsewhere);
+        let ids: Vec<Uuid> = elsewhere.iter().map(|(id, _)| *id).collect();
+        lease::lock_heads(connection, &lanes).await?;
+        held.extend(lease::lock_of(connection, &lanes, &ids).await?);
+    }
+    let done = lease::done(connection, &ids).await?;
+    held.retain(|id, _| !done.contains(id));
+    Ok(Whereabouts { held, done })
+}
+
+/// Which of the running tasks' programs were started.
+async fn started(connection: &mut PgConnection, running: &Whereabouts) -> sqlx::Result<HashSet<Uuid>> {
+    if running.held.is_empty() {
+        return Ok(HashSet::new());
+    }
+    let (tasks, tokens): (Vec<Uuid>, Vec<i64>) = running.held.iter().map(|(id, held)| (*id, held.token)).unzip();
+    let started = sqlx::query_scalar!(
+        r#"SELECT a.task FROM unnest($1::uuid[], $2::bigint[]) AS u(task, token)
+           JOIN orca.attempts a ON a.task = u.task AND a.token = u.token AND a.started_at IS NOT NULL"#,
+        &tasks,
+        &tokens
     )
     .fetch_all(connection)
     .await?;
-    rows.into_iter().map(locked).collect()
+    Ok(started.into_iter().collect())
 }
 
 /// Locks and reads one task of a namespace.
@@ -93,7 +169,7 @@ pub(crate) async fn lock_open_children(
     let parents: Vec<Uuid> = parents.iter().map(|id| id.0).collect();
     let ids = sqlx::query_scalar!(
         r#"SELECT id FROM orca.tasks WHERE parent = ANY($1)
-           AND state IN ('blocked', 'scheduled', 'ready', 'running', 'waiting')"#,
+           AND state IN ('blocked', 'scheduled', 'queued', 'waiting')"#,
         &parents
     )
     .fetch_all(&mut *connection)
@@ -102,22 +178,37 @@ pub(crate) async fn lock_open_children(
     Ok(lock(connection, &ids).await?.into_iter().filter(|task| !task.snapshot.state.is_terminal()).collect())
 }
 
-fn locked(row: Row) -> sqlx::Result<Locked> {
+fn locked(row: Row, held: Option<Held>, done: bool, started: bool) -> sqlx::Result<Locked> {
+    let state = match (row.state.as_str(), &held, done) {
+        ("queued", _, true) => State::Succeeded,
+        ("queued", Some(_), _) => State::Running,
+        ("queued", None, _) => State::Ready,
+        (stored, ..) => word(stored, "tasks.state")?,
+    };
+    let policy = |text: &Option<String>, what| match text {
+        Some(text) => word(text, what).map(Some),
+        None => Ok(None),
+    };
     let snapshot = Snapshot {
-        state: word::<State>(&row.state, "tasks.state")?,
-        role: word::<Role>(&row.role, "tasks.role")?,
+        state,
+        role: word::<Role>(&row.role, "lanes.role")?,
         step: row.step.as_deref().map(|step| word::<Step>(step, "tasks.step")).transpose()?,
-        attempt: row.attempt,
+        attempt: if state == State::Running { row.attempts_used + 1 } else { row.attempt },
         attempts_used: row.attempts_used,
         runtime_errors: row.runtime_errors,
-        started: row.started,
+        started,
         open_dependencies: row.open_dependencies,
+        open_gates: row.open_gates,
         open_children: row.open_children,
         child_failure: row.child_failure,
         cancel_requested: row.cancel_requested,
         has_finish: row.finish.is_some(),
-        on_dependency_failure: word(&row.on_dependency_failure, "tasks.on_dependency_failure")?,
-        on_child_failure: word(&row.on_child_failure, "tasks.on_child_failure")?,
+        on_dependency_failure: policy(&row.on_dependency_failure, "tasks.on_dependency_failure")?
+            .unwrap_or_default(),
+        on_child_failure: match &row.on_child_failure {
+            Some(text) => word(text, "tasks.on_child_failure")?,
+            None => orca_proto::spec::OnChildFailure::default(),
+        },
         retry: match &row.retry {
             Some(text) => from_json(text, "tasks.retry")?,
             None => orca_proto::spec::Retry { max_attempts: row.max_attempts, ..Default::default() },
@@ -127,13 +218,16 @@ fn locked(row: Row) -> sqlx::Result<Locked> {
     Ok(Locked {
         id: TaskId(row.id),
         namespace: row.namespace,
+        lane: row.lane,
         parent: row.parent.map(TaskId),
         depth: row.depth,
         name: row.name,
-        queue: row.queue,
-        fence: row.fence,
+        fence: held.as_ref().map_or(row.fence, |held| held.token),
+        held,
         rounds: row.rounds,
         finish: row.finish.map(TaskId),
+        schedule_to_start_ms: row.schedule_to_start_ms,
+        unique: row.unique,
         snapshot,
     })
 }

@@ -19,6 +19,7 @@ struct Row {
     role: String,
     step: Option<String>,
     queue: String,
+    grp: Option<String>,
     priority: i16,
     parent: Option<Uuid>,
     state: String,
@@ -33,6 +34,9 @@ struct Row {
     started_at: Option<Time>,
     finished_at: Option<Time>,
     labels: Option<String>,
+    deadline: Option<Time>,
+    schedule: Option<String>,
+    waits_for: Vec<String>,
 }
 
 /// The filters of a list, as columns.
@@ -56,12 +60,16 @@ pub(crate) async fn list(
 ) -> sqlx::Result<Vec<TaskSummary>> {
     let rows = sqlx::query_as!(
         Row,
-        r#"SELECT id, name, key, role, step, queue, priority, parent, state, reason, cancel_requested, attempt,
-                  max_attempts, outcome::text, progress::text, created_at AS "created_at: Time",
-                  run_at AS "run_at: Time", started_at AS "started_at: Time", finished_at AS "finished_at: Time",
-                  labels::text
-           FROM orca.tasks
-           WHERE namespace = $1 AND ($2::text[] IS NULL OR state = ANY($2)) AND ($3::text IS NULL OR queue = $3)
+        r#"SELECT id AS "id!", name AS "name!", key, role AS "role!", step, queue AS "queue!", nullif(grp, '') AS "grp",
+                  priority AS "priority!", parent, state AS "state!", reason, cancel_requested AS "cancel_requested!",
+                  attempt AS "attempt!", max_attempts AS "max_attempts!", outcome, progress,
+                  created_at AS "created_at!: Time", run_at AS "run_at: Time", started_at AS "started_at: Time",
+                  finished_at AS "finished_at: Time", labels::text, deadline AS "deadline: Time", schedule,
+                  ARRAY(SELECT w.name FROM orca.gates w WHERE w.task = t.id AND w.opened_at IS NULL ORDER BY w.name)
+                      AS "waits_for!"
+           FROM orca.task_now t
+           WHERE namespace = $1 AND ($2::text[] IS NULL OR (stored = ANY($11) AND state = ANY($2)))
+             AND ($3::text IS NULL OR queue = $3)
              AND ($4::text IS NULL OR role = $4) AND ($5::uuid IS NULL OR parent = $5)
              AND (NOT $6 OR parent IS NULL) AND ($7::text IS NULL OR name = $7)
              AND ($8::text IS NULL OR labels @> $8::text::jsonb) AND ($9::uuid IS NULL OR id < $9)
@@ -75,7 +83,8 @@ pub(crate) async fn list(
         filter.name,
         filter.label,
         filter.before.map(|id| id.0),
-        filter.limit
+        filter.limit,
+        filter.states.as_deref().map(stored).as_deref()
     )
     .fetch_all(&mut *connection)
     .await?;
@@ -97,6 +106,19 @@ pub(crate) struct Body {
     pub(crate) retry_of: Option<TaskId>,
 }
 
+/// The words of the column that stand for any of these states.
+fn stored(states: &[String]) -> Vec<String> {
+    let mut stored = Vec::new();
+    for state in states {
+        match state.as_str() {
+            "ready" | "running" => stored.push("queued".to_owned()),
+            "succeeded" => stored.extend(["queued".to_owned(), state.clone()]),
+            _ => stored.push(state.clone()),
+        }
+    }
+    stored
+}
+
 /// One task of a namespace.
 pub(crate) async fn get(
     connection: &mut PgConnection,
@@ -105,8 +127,8 @@ pub(crate) async fn get(
 ) -> sqlx::Result<Option<Body>> {
     let Some(summary) = get_summary(connection, namespace, id).await? else { return Ok(None) };
     let row = sqlx::query!(
-        r#"SELECT spec::text AS "spec!", CASE WHEN state = 'succeeded' THEN result::text END AS result, retry_of
-           FROM orca.tasks WHERE id = $1"#,
+        r#"SELECT spec AS "spec!", CASE WHEN state = 'succeeded' THEN result END AS result, retry_of
+           FROM orca.task_now WHERE id = $1"#,
         id.0
     )
     .fetch_optional(connection)
@@ -128,11 +150,14 @@ pub(crate) async fn get_summary(
 ) -> sqlx::Result<Option<TaskSummary>> {
     let row = sqlx::query_as!(
         Row,
-        r#"SELECT id, name, key, role, step, queue, priority, parent, state, reason, cancel_requested, attempt,
-                  max_attempts, outcome::text, progress::text, created_at AS "created_at: Time",
-                  run_at AS "run_at: Time", started_at AS "started_at: Time", finished_at AS "finished_at: Time",
-                  labels::text
-           FROM orca.tasks WHERE id = $1 AND namespace = $2"#,
+        r#"SELECT id AS "id!", name AS "name!", key, role AS "role!", step, queue AS "queue!", nullif(grp, '') AS "grp",
+                  priority AS "priority!", parent, state AS "state!", reason, cancel_requested AS "cancel_requested!",
+                  attempt AS "attempt!", max_attempts AS "max_attempts!", outcome, progress,
+                  created_at AS "created_at!: Time", run_at AS "run_at: Time", started_at AS "started_at: Time",
+                  finished_at AS "finished_at: Time", labels::text, deadline AS "deadline: Time", schedule,
+                  ARRAY(SELECT w.name FROM orca.gates w WHERE w.task = t.id AND w.opened_at IS NULL ORDER BY w.name)
+                      AS "waits_for!"
+           FROM orca.task_now t WHERE id = $1 AND namespace = $2"#,
         id.0,
         namespace
     )
@@ -149,16 +174,19 @@ pub(crate) async fn state(
     namespace: &str,
     id: TaskId,
 ) -> sqlx::Result<Option<State>> {
-    let state =
-        sqlx::query_scalar!("SELECT state FROM orca.tasks WHERE id = $1 AND namespace = $2", id.0, namespace)
-            .fetch_optional(connection)
-            .await?;
+    let state = sqlx::query_scalar!(
+        r#"SELECT state AS "state!" FROM orca.task_now WHERE id = $1 AND namespace = $2"#,
+        id.0,
+        namespace
+    )
+    .fetch_optional(connection)
+    .await?;
     state.as_deref().map(|state| word(state, "tasks.state")).transpose()
 }
 
 /// A task's spec.
 pub(crate) async fn spec(connection: &mut PgConnection, id: TaskId) -> sqlx::Result<NewTask> {
-    let text = sqlx::query_scalar!(r#"SELECT spec::text AS "spec!" FROM orca.tasks WHERE id = $1"#, id.0)
+    let text = sqlx::query_scalar!("SELECT spec FROM orca.tasks WHERE id = $1", id.0)
         .fetch_one(connection)
         .await?;
     from_json(&text, "tasks.spec")
@@ -166,7 +194,7 @@ pub(crate) async fn spec(connection: &mut PgConnection, id: TaskId) -> sqlx::Res
 
 /// Stores a task's result; it is shown once the task has succeeded.
 pub(crate) async fn set_result(connection: &mut PgConnection, id: TaskId, result: &str) -> sqlx::Result<()> {
-    sqlx::query!("UPDATE orca.tasks SET result = $2::text::json WHERE id = $1", id.0, result)
+    sqlx::query!("UPDATE orca.tasks SET result = $2 WHERE id = $1", id.0, result)
         .execute(connection)
         .await
         .map(drop)
@@ -189,7 +217,7 @@ async fn children(
     parents: &[Uuid],
 ) -> sqlx::Result<HashMap<Uuid, BTreeMap<State, i64>>> {
     let rows = sqlx::query!(
-        r#"SELECT parent AS "parent!", state, count(*) AS "count!" FROM orca.tasks
+        r#"SELECT parent AS "parent!", state AS "state!", count(*) AS "count!" FROM orca.task_now
            WHERE parent = ANY($1) GROUP BY 1, 2"#,
         parents
     )
@@ -202,6 +230,11 @@ async fn children(
     Ok(counts)
 }
 
+/// What a gate is called; an approval has no name.
+fn awaited(name: String) -> String {
+    if name.is_empty() { "approval".to_owned() } else { name }
+}
+
 fn summary(row: Row, children: BTreeMap<State, i64>) -> sqlx::Result<TaskSummary> {
     let state: State = word(&row.state, "tasks.state")?;
     Ok(TaskSummary {
@@ -211,7 +244,7 @@ fn summary(row: Row, children: BTreeMap<State, i64>) -> sqlx::Result<TaskSummary
         role: word(&row.role, "tasks.role")?,
         step: row.step.as_deref().map(|step| word(step, "tasks.step")).transpose()?,
         queue: row.queue,
-        group: None,
+        group: row.grp,
         priority: row.priority,
         parent: row.parent.map(TaskId),
         state,
@@ -224,9 +257,9 @@ fn summary(row: Row, children: BTreeMap<State, i64>) -> sqlx::Result<TaskSummary
         children,
         created_at: row.created_at.0,
         run_at: row.run_at.filter(|_| state == State::Scheduled).map(|time| time.0),
-        deadline: None,
-        schedule: None,
-        waits_for: Vec::new(),
+        deadline: row.deadline.map(|time| time.0),
+        schedule: row.schedule,
+        waits_for: row.waits_for.into_iter().map(awaited).collect(),
         started_at: row.started_at.map(|time| time.0),
         finished_at: row.finished_at.map(|time| time.0),
         labels: match &row.labels {

@@ -1,0 +1,253 @@
+-- The statements that every task goes through, as functions: one round trip each, with plans that are kept.
+--
+-- Locks. A lane has two advisory locks: its tail (who appends) and its head (who takes, and who must know whether a queued
+-- task was taken). Lanes are locked in the order of their ids. Each statement of a function sees what was committed before
+-- it began: so what is read after a lock is what the holder before left.
+
+-- Puts tasks at the end of their lanes, in the order given.
+CREATE FUNCTION orca.line_up(p_lanes integer[], p_tasks uuid[], p_now timestamptz) RETURNS void
+    LANGUAGE plpgsql SET plan_cache_mode = 'force_generic_plan' AS $$
+DECLARE
+    r record;
+BEGIN
+    FOR r IN
+        SELECT u.lane, array_agg(u.task ORDER BY u.place) AS tasks
+        FROM unnest(p_lanes, p_tasks) WITH ORDINALITY AS u(lane, task, place) GROUP BY u.lane ORDER BY u.lane
+    LOOP
+        PERFORM pg_advisory_xact_lock(7024420, r.lane);
+        INSERT INTO orca.segments (lane, seq, ready_at, size, tasks)
+        SELECT r.lane, nextval('orca.line'), p_now, least(120, cardinality(r.tasks) - i), r.tasks[i + 1 : i + 120]
+        FROM generate_series(0, cardinality(r.tasks) - 1, 120) AS i;
+    END LOOP;
+END $$;
+
+-- Enqueues tasks that go the plain way and are ready at once.
+CREATE FUNCTION orca.enqueue_plain(
+    p_namespaces text[], p_ids uuid[], p_lanes integer[], p_names text[], p_max_attempts integer[], p_specs text[],
+    p_keys text[], p_labels text[], p_retries text[]) RETURNS void
+    LANGUAGE plpgsql SET plan_cache_mode = 'force_generic_plan' AS $$
+DECLARE
+    v_now timestamptz := orca.now();
+BEGIN
+    INSERT INTO orca.tasks (id, namespace, lane, state, plain, depth, max_attempts, created_at, name, spec, key, labels, retry)
+    SELECT u.id, u.namespace, u.lane, 'queued', true, 0, u.max_attempts, v_now, u.name, u.spec, u.key, u.labels::jsonb, u.retry
+    FROM unnest(p_namespaces, p_ids, p_lanes, p_names, p_max_attempts, p_specs, p_keys, p_labels, p_retries)
+        AS u(namespace, id, lane, name, max_attempts, spec, key, labels, retry);
+    INSERT INTO orca.events (namespace, kind, at, tasks, state)
+    SELECT u.namespace, 'orca.task.state', v_now, array_agg(u.id ORDER BY u.place), 'ready'
+    FROM unnest(p_namespaces, p_ids) WITH ORDINALITY AS u(namespace, id, place)
+    GROUP BY u.namespace, u.place / 500 ORDER BY min(u.place);
+    PERFORM orca.line_up(p_lanes, p_ids, v_now);
+END $$;
+
+-- How many tasks of a lane may be granted now, of so many wanted: what the settings of its queue, its group and its
+-- namespace leave. What is taken of a rate is noted at once.
+CREATE FUNCTION orca.allowance(p_lane integer, p_want integer) RETURNS integer
+    LANGUAGE plpgsql SET plan_cache_mode = 'force_generic_plan' AS $$
+DECLARE
+    v_lane orca.lanes;
+    v_set orca.queues;
+    v_want integer := p_want;
+    v_running bigint;
+    v_max integer;
+    v_allowed double precision;
+BEGIN
+    SELECT * INTO v_lane FROM orca.lanes WHERE id = p_lane;
+    -- Whoever changes settings waits for the claims under way, and they for it.
+    PERFORM pg_advisory_xact_lock_shared(7024422, hashtext(v_lane.namespace));
+    SELECT max_running INTO v_max FROM orca.namespaces WHERE name = v_lane.namespace;
+    IF v_max IS NOT NULL THEN
+        PERFORM pg_advisory_xact_lock(7024423, hashtext(v_lane.namespace));
+        SELECT coalesce(sum(g.open), 0) INTO v_running FROM orca.grants g JOIN orca.lanes l ON l.id = g.lane
+        WHERE l.namespace = v_lane.namespace AND g.open > 0;
+        v_want := least(v_want, v_max - v_running);
+    END IF;
+    FOR v_set IN
+        SELECT * FROM orca.queues q
+        WHERE q.namespace = v_lane.namespace AND q.queue = v_lane.queue AND q.grp IN ('', v_lane.grp) ORDER BY q.grp
+    LOOP
+        IF v_set.paused_at IS NOT NULL OR v_want <= 0 THEN
+            RETURN 0;
+        END IF;
+        IF v_set.max_running IS NOT NULL OR v_set.rate_tasks IS NOT NULL THEN
+            PERFORM FROM orca.queues q WHERE q.namespace = v_set.namespace AND q.queue = v_set.queue AND q.grp = v_set.grp
+                FOR UPDATE;
+        END IF;
+        IF v_set.max_running IS NOT NULL THEN
+            SELECT coalesce(sum(g.open), 0) INTO v_running FROM orca.grants g JOIN orca.lanes l ON l.id = g.lane
+            WHERE l.namespace = v_lane.namespace AND l.queue = v_lane.queue AND (v_set.grp = '' OR l.grp = v_set.grp)
+              AND g.open > 0;
+            v_want := least(v_want, v_set.max_running - v_running);
+        END IF;
+        IF v_set.rate_tasks IS NOT NULL THEN
+            SELECT least(q.rate_tasks, coalesce(q.allowance, q.rate_tasks)
+                       + coalesce(extract(epoch FROM orca.now() - q.allowance_at), 0) * 1000 * q.rate_tasks / q.rate_per_ms)
+            INTO v_allowed FROM orca.queues q
+            WHERE q.namespace = v_set.namespace AND q.queue = v_set.queue AND q.grp = v_set.grp;
+            v_want := least(v_want, floor(v_allowed + 1e-6)::integer);
+        END IF;
+    END LOOP;
+    RETURN greatest(v_want, 0);
+END $$;
+
+-- Takes what was granted of a lane off the rates of its queue and group.
+CREATE FUNCTION orca.spend(p_lane integer, p_taken integer) RETURNS void
+    LANGUAGE sql AS $$
+    UPDATE orca.queues q SET
+        allowance = least(q.rate_tasks, coalesce(q.allowance, q.rate_tasks)
+            + coalesce(extract(epoch FROM orca.now() - q.allowance_at), 0) * 1000 * q.rate_tasks / q.rate_per_ms) - p_taken,
+        allowance_at = orca.now()
+    FROM orca.lanes l
+    WHERE l.id = p_lane AND q.namespace = l.namespace AND q.queue = l.queue AND q.grp IN ('', l.grp)
+      AND q.rate_tasks IS NOT NULL
+$$;
+
+-- Grants the node tasks of these lanes, of each at most so many, and no more than it has slots for. One row a task; and
+-- for each lane one without a task, that says whether more stands in it and since when.
+CREATE FUNCTION orca.claim(p_node uuid, p_lanes integer[], p_wants integer[], p_most integer, p_lease_ms bigint)
+    RETURNS TABLE (lane integer, token bigint, task uuid, attempt integer, max_attempts integer, step text, parent uuid,
+                   has_dependencies boolean, deadline_ms bigint, spec text, waiting_since timestamptz)
+    LANGUAGE plpgsql SET plan_cache_mode = 'force_generic_plan' AS $$
+#variable_conflict use_column
+DECLARE
+    v_now timestamptz;
+    v_node orca.nodes;
+    v_most integer := p_most;
+    v_seq bigint;
+    v_upto integer;
+    v_first integer;
+    v_take integer;
+    v_want integer;
+    v_got integer;
+    v_of_lane integer;
+    v_token bigint;
+    v_lane integer;
+    v_since timestamptz;
+    v_segment record;
+    v_ids uuid[];
+BEGIN
+    SELECT * INTO v_node FROM orca.nodes n WHERE n.id = p_node;
+    PERFORM pg_advisory_xact_lock(7024421, u.lane)
+        FROM (SELECT DISTINCT x.lane FROM unnest(p_lanes) AS x(lane) ORDER BY 1) AS u;
+    SELECT least(v_most, v_node.slots - coalesce(sum(g.open), 0)) INTO v_most
+        FROM orca.grants g WHERE g.node = p_node AND g.open > 0;
+    v_now := orca.now();
+    FOR i IN 1 .. cardinality(p_lanes) LOOP
+        v_lane := p_lanes[i];
+        v_want := least(p_wants[i], v_most);
+        v_since := NULL;
+        v_of_lane := 0;
+        IF v_want > 0 THEN
+            v_want := orca.allowance(v_lane, v_want);
+        END IF;
+        SELECT g.seq, g.upto INTO v_seq, v_upto FROM orca.grants g
+        WHERE g.lane = v_lane ORDER BY g.seq DESC, g.upto DESC LIMIT 1;
+        FOR v_segment IN
+            SELECT s.seq, s.size, s.ready_at, s.tasks FROM orca.segments s
+            WHERE s.lane = v_lane AND s.seq >= coalesce(v_seq, 0) ORDER BY s.seq
+        LOOP
+            v_first := CASE WHEN v_segment.seq = v_seq THEN v_upto ELSE 0 END;
+            -- More than once where entries of tasks that have ended were passed over.
+            WHILE v_first < v_segment.size AND v_want > 0 LOOP
+                v_take := least(v_want, v_segment.size - v_first);
+                v_ids := v_segment.tasks[v_first + 1 : v_first + v_take];
+                v_first := v_first + v_take;
+                v_token := nextval('orca.fence');
+                RETURN QUERY
+                WITH picked AS MATERIALIZED (
+                    SELECT u.place, t.id, t.attempts_used, t.max_attempts, t.step, t.parent, t.plain, t.deadline, t.spec
+                    FROM unnest(v_ids) WITH ORDINALITY AS u(id, place) JOIN orca.tasks t ON t.id = u.id
+                    WHERE t.state = 'queued' AND (t.start_by IS NULL OR t.start_by > v_now)),
+                granted AS (
+                    INSERT INTO orca.grants (token, lane, seq, upto, node, node_name, granted_at, expires_at, open, tasks,
+                        special)
+                    SELECT v_token, v_lane, v_segment.seq, v_first, p_node, v_node.name, v_now,
+                           v_now + p_lease_ms * interval '1 millisecond', count(p.id),
+                           coalesce(array_agg(p.id ORDER BY p.place), '{}'),
+                           coalesce(array_agg(p.id) FILTER (WHERE NOT p.plain), '{}')
+                    FROM picked p),
+                told AS (
+                    INSERT INTO orca.events (namespace, kind, at, tasks, state, attempt, token, node)
+                    SELECT v_node.namespace, 'orca.task.state', v_now, array_agg(p.id ORDER BY p.place), 'running',
+                           p.attempts_used + 1, v_token, p_node
+                    FROM picked p GROUP BY p.attempts_used)
+                SELECT v_lane, v_token, p.id, p.attempts_used + 1, p.max_attempts, p.step, p.parent,
+                       NOT p.plain AND (p.step IS NOT DISTINCT FROM 'finish'
+                           OR EXISTS (SELECT FROM orca.dependencies d WHERE d.task = p.id)),
+                       ceil(extract(epoch FROM p.deadline - v_now) * 1000)::bigint, p.spec, NULL::timestamptz
+                FROM picked p ORDER BY p.place;
+                GET DIAGNOSTICS v_got = ROW_COUNT;
+                v_want := v_want - v_got;
+                v_most := v_most - v_got;
+                v_of_lane := v_of_lane + v_got;
+            END LOOP;
+            IF v_first < v_segment.size THEN
+                v_since := v_segment.ready_at;
+                EXIT;
+            END IF;
+        END LOOP;
+        IF v_of_lane > 0 THEN
+            PERFORM orca.spend(v_lane, v_of_lane);
+        END IF;
+        RETURN QUERY SELECT v_lane, NULL::bigint, NULL::uuid, v_of_lane, NULL::integer, NULL::text, NULL::uuid, NULL::boolean,
+                            NULL::bigint, NULL::text, v_since;
+    END LOOP;
+    DELETE FROM orca.unique_keys k
+    WHERE k.queued AND k.task = ANY (
+        SELECT unnest(g.special) FROM orca.grants g WHERE g.node = p_node AND g.open > 0 AND g.granted_at = v_now
+          AND g.special <> '{}');
+END $$;
+
+-- Settles attempts that succeeded and of which nothing else follows; answers the places (from 1) of those it settled. The
+-- others are for the long way.
+CREATE FUNCTION orca.finish(p_namespace text, p_subject text, p_tasks uuid[], p_tokens bigint[], p_results text[])
+    RETURNS SETOF bigint
+    LANGUAGE plpgsql SET plan_cache_mode = 'force_generic_plan' AS $$
+DECLARE
+    v_now timestamptz;
+BEGIN
+    -- In the order of tokens, so that two of these wait for each other but never in a circle.
+    PERFORM FROM orca.grants g WHERE g.token = ANY (SELECT DISTINCT u FROM unnest(p_tokens) AS u)
+        ORDER BY g.token, g.part FOR NO KEY UPDATE;
+    v_now := orca.now();
+    RETURN QUERY
+    WITH held AS MATERIALIZED (
+        SELECT w.place, w.task, w.result, g.token, g.part, g.node, g.granted_at
+        FROM unnest(p_tasks, p_tokens, p_results) WITH ORDINALITY AS w(task, token, result, place)
+        JOIN orca.grants g ON g.token = w.token AND g.open > 0 AND g.expires_at > v_now
+            AND w.task = ANY (g.tasks) AND NOT w.task = ANY (g.special)
+        JOIN orca.nodes n ON n.id = g.node AND n.namespace = p_namespace AND n.subject = p_subject),
+    settled AS (
+        INSERT INTO orca.done (task, token, node, granted_at, finished_at, result)
+        SELECT h.task, h.token, h.node, h.granted_at, v_now, h.result FROM held h ORDER BY h.place
+        ON CONFLICT DO NOTHING RETURNING task),
+    -- An array, so that the planner, which cannot know how many there are, compares them by a hash.
+    fresh AS MATERIALIZED (
+        SELECT h.place, h.task, h.token, h.part, h.node FROM held h WHERE h.task = ANY (ARRAY(SELECT s.task FROM settled s))),
+    counted AS (
+        UPDATE orca.grants g SET open = g.open - f.count
+        FROM (SELECT f.token, f.part, count(*) AS count FROM fresh f GROUP BY 1, 2) AS f
+        WHERE g.token = f.token AND g.part = f.part),
+    told AS (
+        INSERT INTO orca.events (namespace, kind, at, tasks, attempt, token, node)
+        SELECT p_namespace, 'done', v_now, array_agg(f.task ORDER BY f.place), 1, f.token, f.node
+        FROM fresh f GROUP BY f.token, f.node)
+    SELECT f.place FROM fresh f;
+END $$;
+
+-- Whether this lease stands and is held by a node of this subject. Keeps it from being released until the transaction ends.
+CREATE FUNCTION orca.hold(p_namespace text, p_subject text, p_task uuid, p_token bigint) RETURNS boolean
+    LANGUAGE plpgsql SET plan_cache_mode = 'force_generic_plan' AS $$
+BEGIN
+    PERFORM FROM orca.grants g JOIN orca.nodes n ON n.id = g.node AND n.namespace = p_namespace AND n.subject = p_subject
+    WHERE g.token = p_token AND g.open > 0 AND g.expires_at > orca.now() AND p_task = ANY (g.tasks) FOR SHARE OF g;
+    RETURN FOUND AND NOT EXISTS (SELECT FROM orca.done d WHERE d.task = p_task);
+END $$;
+
+-- Makes the end of these tasks, where a node holds them, go the long way.
+CREATE FUNCTION orca.make_special(p_tasks uuid[], p_tokens bigint[]) RETURNS void
+    LANGUAGE sql AS $$
+    UPDATE orca.grants g SET special = ARRAY(SELECT unnest(g.special) UNION SELECT unnest(s.tasks))
+    FROM (SELECT u.token, array_agg(u.task) AS tasks FROM unnest(p_tasks, p_tokens) AS u(task, token) GROUP BY u.token) AS s
+    WHERE g.token = s.token AND g.open > 0 AND g.tasks && s.tasks
+$$;

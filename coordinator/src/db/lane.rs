@@ -1,0 +1,150 @@
+//! Lanes: what is the same to dispatch, under a small number. Never changed once made, so that their numbers can be kept.
+
+use std::collections::BTreeMap;
+
+use sqlx::PgConnection;
+
+use super::{Time, from_json, to_json};
+use crate::dispatch::{Capacity, Flow, LaneKey};
+
+/// The numbers of these lanes, in the same order; those that are not there yet are made.
+pub(crate) async fn resolve(connection: &mut PgConnection, keys: &[LaneKey]) -> sqlx::Result<Vec<i32>> {
+    let mut ids = find(connection, keys).await?;
+    if ids.iter().any(Option::is_none) {
+        make(connection, keys).await?;
+        ids = find(connection, keys).await?;
+    }
+    ids.into_iter().map(|id| id.ok_or(sqlx::Error::RowNotFound)).collect()
+}
+
+/// The columns of some keys.
+struct Columns {
+    namespaces: Vec<String>,
+    roles: Vec<String>,
+    queues: Vec<String>,
+    groups: Vec<String>,
+    priorities: Vec<i16>,
+    millicpus: Vec<i64>,
+    memory: Vec<i64>,
+    requires: Vec<String>,
+    prefers: Vec<String>,
+}
+
+impl Columns {
+    fn of(keys: &[LaneKey]) -> sqlx::Result<Self> {
+        Ok(Self {
+            namespaces: keys.iter().map(|key| key.namespace.clone()).collect(),
+            roles: keys.iter().map(|key| super::apply::role_word(key.role).to_owned()).collect(),
+            queues: keys.iter().map(|key| key.flow.queue.clone()).collect(),
+            groups: keys.iter().map(|key| key.flow.group.clone().unwrap_or_default()).collect(),
+            priorities: keys.iter().map(|key| key.priority).collect(),
+            millicpus: keys.iter().map(|key| number(key.needs.millicpus)).collect(),
+            memory: keys.iter().map(|key| number(key.needs.memory)).collect(),
+            requires: keys.iter().map(|key| labels(&key.requires)).collect::<sqlx::Result<_>>()?,
+            prefers: keys.iter().map(|key| labels(&key.prefers)).collect::<sqlx::Result<_>>()?,
+        })
+    }
+}
+
+async fn find(connection: &mut PgConnection, keys: &[LaneKey]) -> sqlx::Result<Vec<Option<i32>>> {
+    let columns = Columns::of(keys)?;
+    sqlx::query_scalar!(
+        r#"SELECT l.id AS "id?"
+           FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::smallint[], $6::bigint[], $7::bigint[],
+                       $8::text[], $9::text[]) WITH ORDINALITY
+                AS k(namespace, role, queue, grp, priority, millicpus, memory, requires, prefers, place)
+           LEFT JOIN orca.lanes l USING (namespace, role, queue, grp, priority, millicpus, memory, requires, prefers)
+           ORDER BY k.place"#,
+        &columns.namespaces,
+        &columns.roles,
+        &columns.queues,
+        &columns.groups,
+        &columns.priorities,
+        &columns.millicpus,
+        &columns.memory,
+        &columns.requires,
+        &columns.prefers
+    )
+    .fetch_all(connection)
+    .await
+}
+
+async fn make(connection: &mut PgConnection, keys: &[LaneKey]) -> sqlx::Result<()> {
+    let columns = Columns::of(keys)?;
+    sqlx::query!(
+        r#"INSERT INTO orca.lanes (namespace, role, queue, grp, priority, millicpus, memory, requires, prefers)
+           SELECT DISTINCT * FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::smallint[], $6::bigint[],
+                                         $7::bigint[], $8::text[], $9::text[])
+           ORDER BY 1, 2, 3, 4, 5, 6, 7, 8, 9 ON CONFLICT DO NOTHING"#,
+        &columns.namespaces,
+        &columns.roles,
+        &columns.queues,
+        &columns.groups,
+        &columns.priorities,
+        &columns.millicpus,
+        &columns.memory,
+        &columns.requires,
+        &columns.prefers
+    )
+    .execute(connection)
+    .await
+    .map(drop)
+}
+
+/// A lane in which something waits.
+pub(crate) struct Waiting {
+    pub(crate) id: i32,
+    pub(crate) key: LaneKey,
+    pub(crate) since: Time,
+}
+
+/// The lanes in which something waits, and since when its first has been in line; with `only`, of those.
+pub(crate) async fn waiting(connection: &mut PgConnection, only: Option<&[i32]>) -> sqlx::Result<Vec<Waiting>> {
+    let rows = sqlx::query!(
+        r#"SELECT l.id, l.namespace, l.role, l.queue, l.grp, l.priority, l.millicpus, l.memory, l.requires, l.prefers,
+                  first.ready_at AS "since!: Time"
+           FROM orca.lanes l
+           LEFT JOIN LATERAL (SELECT g.seq, g.upto FROM orca.grants g WHERE g.lane = l.id
+                              ORDER BY g.seq DESC, g.upto DESC LIMIT 1) head ON true
+           CROSS JOIN LATERAL (SELECT s.seq, s.size FROM orca.segments s WHERE s.lane = l.id
+                               ORDER BY s.seq DESC LIMIT 1) tail
+           CROSS JOIN LATERAL (SELECT s.ready_at FROM orca.segments s
+                               WHERE s.lane = l.id AND s.seq >= coalesce(head.seq, 0)
+                                 AND (s.seq > coalesce(head.seq, 0) OR s.size > head.upto)
+                               ORDER BY s.seq LIMIT 1) first
+           WHERE ($1::int[] IS NULL OR l.id = ANY($1))
+             AND (head.seq IS NULL OR tail.seq > head.seq OR (tail.seq = head.seq AND tail.size > head.upto))"#,
+        only
+    )
+    .fetch_all(connection)
+    .await?;
+    rows.into_iter()
+        .map(|row| {
+            let key = LaneKey {
+                namespace: row.namespace,
+                role: super::word(&row.role, "lanes.role")?,
+                flow: Flow { queue: row.queue, group: Some(row.grp).filter(|group| !group.is_empty()) },
+                priority: row.priority,
+                needs: Capacity {
+                    millicpus: row.millicpus.try_into().unwrap_or_default(),
+                    memory: row.memory.try_into().unwrap_or_default(),
+                },
+                requires: read_labels(&row.requires, "lanes.requires")?,
+                prefers: read_labels(&row.prefers, "lanes.prefers")?,
+            };
+            Ok(Waiting { id: row.id, key, since: row.since })
+        })
+        .collect()
+}
+
+fn labels(labels: &BTreeMap<String, String>) -> sqlx::Result<String> {
+    if labels.is_empty() { Ok(String::new()) } else { to_json(labels) }
+}
+
+fn read_labels(text: &str, what: &'static str) -> sqlx::Result<BTreeMap<String, String>> {
+    if text.is_empty() { Ok(BTreeMap::new()) } else { from_json(text, what) }
+}
+
+fn number(value: u64) -> i64 {
+    i64::try_from(value).unwrap_or(i64::MAX)
+}
