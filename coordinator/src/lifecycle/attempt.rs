@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use orca_proto::spec::{Backoff, OnChildFailure, Retry, RetryOn, Role};
-use orca_proto::task::{Outcome, State, Step};
+use orca_proto::task::{Outcome, State, Step, Timeout};
 
 use super::{Change, Returned, Snapshot, engine_may_fail_again};
 
@@ -99,7 +99,14 @@ fn engine_at_fault(task: &Snapshot, outcome: &Outcome) -> bool {
 
 fn worth_another(retry: &Retry, outcome: &Outcome) -> bool {
     let wanted = match outcome {
-        Outcome::Failed { .. } => RetryOn::Failed,
+        Outcome::Failed { exit_code, .. } => {
+            let named = retry.exit_codes.is_empty() || retry.exit_codes.contains(exit_code);
+            if !named || retry.except_exit_codes.contains(exit_code) {
+                return false;
+            }
+            RetryOn::Failed
+        }
+        Outcome::TimedOut { which: Timeout::Deadline } => return false,
         Outcome::TimedOut { .. } => RetryOn::TimedOut,
         Outcome::OutOfMemory => RetryOn::OutOfMemory,
         Outcome::Killed { .. } => RetryOn::Killed,

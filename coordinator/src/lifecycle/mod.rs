@@ -8,7 +8,6 @@
 
 use std::time::Duration;
 
-use jiff::Timestamp;
 use orca_proto::limits;
 use orca_proto::spec::{NewTask, OnChildFailure, OnDependencyFailure, Retry, Role};
 use orca_proto::task::{Outcome, State, Step};
@@ -41,6 +40,8 @@ pub struct Snapshot {
     pub started: bool,
     /// Dependencies that have not ended.
     pub open_dependencies: i32,
+    /// Approval and signals that have not come.
+    pub open_gates: i32,
     /// Tasks directly under it that have not ended.
     pub open_children: i32,
     /// Which task under it did not succeed, where that decides its own end.
@@ -75,6 +76,18 @@ pub enum Event {
         /// One that did not succeed, and how it ended.
         failure: Option<String>,
     },
+    /// It was approved, signals came, or the wait for them was given up.
+    GatesOpened {
+        /// How many.
+        opened: i32,
+    },
+    /// It was not approved, or what it waited for did not come in time.
+    GateRefused {
+        /// Why.
+        reason: String,
+    },
+    /// Its deadline has passed.
+    DeadlinePassed,
     /// Its time has come.
     Due,
     /// A node was given the lease.
@@ -158,6 +171,8 @@ pub struct Change {
     pub runtime_errors: i32,
     /// Open dependencies.
     pub open_dependencies: i32,
+    /// Approval and signals that have not come.
+    pub open_gates: i32,
     /// Open tasks under it.
     pub open_children: i32,
     /// The failure under it that counts.
@@ -187,10 +202,19 @@ pub enum Refusal {
     NotNow(State),
 }
 
+/// What a task that is being enqueued waits for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Open {
+    /// Dependencies that have not ended.
+    pub dependencies: i32,
+    /// Approval and signals that have not come.
+    pub gates: i32,
+}
+
 impl Snapshot {
     /// A task that is being enqueued: `blocked` until [`Event::Enqueued`] says otherwise.
     #[must_use]
-    pub fn fresh(spec: &NewTask, step: Option<Step>, open_dependencies: i32, now: Timestamp) -> Self {
+    pub fn fresh(spec: &NewTask, step: Option<Step>, open: Open, early: bool) -> Self {
         Self {
             state: State::Blocked,
             role: spec.role,
@@ -199,7 +223,8 @@ impl Snapshot {
             attempts_used: 0,
             runtime_errors: 0,
             started: false,
-            open_dependencies,
+            open_dependencies: open.dependencies,
+            open_gates: open.gates,
             open_children: 0,
             child_failure: None,
             cancel_requested: false,
@@ -207,7 +232,7 @@ impl Snapshot {
             on_dependency_failure: spec.on_dependency_failure,
             on_child_failure: spec.on_child_failure,
             retry: spec.retry.clone(),
-            early: spec.run_at.is_some_and(|at| at > now),
+            early,
         }
     }
 }
@@ -221,6 +246,7 @@ impl Change {
             attempts_used: task.attempts_used,
             runtime_errors: task.runtime_errors,
             open_dependencies: task.open_dependencies,
+            open_gates: task.open_gates,
             open_children: task.open_children,
             child_failure: task.child_failure.clone(),
             cancel_requested: task.cancel_requested,
@@ -260,6 +286,15 @@ pub fn transition(task: &Snapshot, event: Event) -> Result<Change, Refusal> {
             change.open_dependencies = (task.open_dependencies - ended).max(0);
             enter(task, &mut change, failure);
             Ok(change)
+        }
+        (Blocked, Event::GatesOpened { opened }) => {
+            change.open_gates = (task.open_gates - opened).max(0);
+            enter(task, &mut change, None);
+            Ok(change)
+        }
+        (Blocked, Event::GateRefused { reason }) => Ok(change.ends(State::Cancelled, reason)),
+        (Blocked | Scheduled | Ready, Event::DeadlinePassed) => {
+            Ok(change.ends(State::Expired, "it had not begun by its deadline".to_owned()))
         }
         (Scheduled, Event::Due) => {
             change.state = Ready;
@@ -309,7 +344,7 @@ fn enter(task: &Snapshot, change: &mut Change, failure: Option<String>) {
     {
         change.state = State::Skipped;
         change.reason = Some(format!("{SKIPPED_FOR}{failure}"));
-    } else if change.open_dependencies == 0 {
+    } else if change.open_dependencies == 0 && change.open_gates == 0 {
         change.state = if task.early { State::Scheduled } else { State::Ready };
     }
 }
