@@ -14,6 +14,7 @@ mod metrics;
 mod reconcile;
 #[expect(dead_code, reason = "until the guards ask it")]
 mod sabotage;
+mod schedule;
 mod server;
 mod settings;
 

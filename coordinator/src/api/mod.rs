@@ -17,6 +17,7 @@ mod node;
 mod pipeline;
 mod refusal;
 mod routes;
+mod schedule;
 mod sse;
 mod task;
 

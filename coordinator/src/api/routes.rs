@@ -6,7 +6,7 @@ use axum::middleware::from_fn;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use super::{Api, artifact, attempt, batch, document, event, health, log, node, pipeline, task};
+use super::{Api, artifact, attempt, batch, document, event, health, log, node, pipeline, schedule, task};
 
 /// Every route, and the document that describes it.
 pub(super) fn list() -> OpenApiRouter<Api> {
@@ -26,6 +26,11 @@ pub(super) fn list() -> OpenApiRouter<Api> {
         .routes(routes!(attempt::start))
         .routes(routes!(attempt::progress))
         .routes(routes!(attempt::logs))
+        .routes(routes!(schedule::get, schedule::put, schedule::delete))
+        .routes(routes!(schedule::pause))
+        .routes(routes!(schedule::resume))
+        .routes(routes!(schedule::run))
+        .routes(routes!(schedule::backfill))
         .route_layer(from_fn(pipeline::no_query))
         .route_layer(from_fn(pipeline::ordinary));
     let large = OpenApiRouter::new()
@@ -40,7 +45,10 @@ pub(super) fn list() -> OpenApiRouter<Api> {
         .routes(routes!(node::renew))
         .route_layer(from_fn(pipeline::no_query))
         .route_layer(from_fn(pipeline::held));
-    let queried = OpenApiRouter::new().routes(routes!(task::list)).route_layer(from_fn(pipeline::ordinary));
+    let queried = OpenApiRouter::new()
+        .routes(routes!(task::list))
+        .routes(routes!(schedule::list))
+        .route_layer(from_fn(pipeline::ordinary));
     // Bounded by how long they may be silent, not by how long they may take.
     let streamed = OpenApiRouter::new()
         .routes(routes!(log::read))

@@ -61,7 +61,7 @@ pub(crate) async fn cancel_under(
 }
 
 /// Level by level: a locked task takes no new ones under it, so what is found under a level is all there is.
-async fn cancel_level(
+pub(super) async fn cancel_level(
     connection: &mut PgConnection,
     mut level: Vec<Locked>,
     reason: Option<&str>,

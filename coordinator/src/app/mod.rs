@@ -34,6 +34,7 @@ mod log;
 mod node;
 mod renew;
 mod report;
+mod schedule;
 pub(crate) mod signals;
 mod task;
 pub(crate) mod transaction;

@@ -31,6 +31,8 @@ pub(crate) struct Signals {
     pub(crate) unsettled: Notify,
     /// The timer must look when it is next due.
     pub(crate) scheduled: Notify,
+    /// A schedule was changed: their timer must look again.
+    pub(crate) schedules: Notify,
 }
 
 #[derive(Default)]
@@ -82,6 +84,7 @@ impl Signals {
             pulse: Notify::new(),
             unsettled: Notify::new(),
             scheduled: Notify::new(),
+            schedules: Notify::new(),
         }
     }
 

@@ -26,6 +26,7 @@ pub(crate) mod log;
 pub(crate) mod node;
 pub(crate) mod queue;
 pub(crate) mod retention;
+pub(crate) mod schedule;
 pub(crate) mod session;
 pub(crate) mod settlement;
 pub(crate) mod snapshot;

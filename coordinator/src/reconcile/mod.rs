@@ -14,6 +14,7 @@ use crate::app::{App, Error};
 mod due;
 mod leases;
 mod retention;
+mod schedule;
 mod settle;
 mod start_limit;
 mod wake;
@@ -44,12 +45,14 @@ pub(crate) fn start(app: &App, shutdown: &CancellationToken, tracker: &TaskTrack
     spawn("settlement repair", Period::Every(HOUSEKEEPING), |app| Box::pin(settle::repair(app)));
     spawn("retention", Period::Every(HOUSEKEEPING), |app| Box::pin(retention::run(app)));
     tracker.spawn(due::repeat(app.clone(), shutdown.clone()));
+    tracker.spawn(schedule::repeat(app.clone(), shutdown.clone()));
     tracker.spawn(wake::pulse(app.clone(), shutdown.clone()));
 }
 
 /// Runs everything once, for tests that moved the clock.
 pub(crate) async fn once(app: &App) -> Result<(), Error> {
     leases::run(app).await?;
+    schedule::run(app).await?;
     due::run(app).await?;
     start_limit::run(app).await?;
     settle::run(app).await?;
