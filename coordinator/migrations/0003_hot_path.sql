@@ -21,10 +21,10 @@ BEGIN
     END LOOP;
 END $$;
 
--- Enqueues tasks that go the plain way and are ready at once.
+-- Enqueues tasks that go the plain way and are ready at once; answers when that was.
 CREATE FUNCTION orca.enqueue_plain(
     p_namespaces text[], p_ids uuid[], p_lanes integer[], p_names text[], p_max_attempts integer[], p_specs text[],
-    p_keys text[], p_labels text[], p_retries text[]) RETURNS void
+    p_keys text[], p_labels text[], p_retries text[]) RETURNS timestamptz
     LANGUAGE plpgsql SET plan_cache_mode = 'force_generic_plan' AS $$
 DECLARE
     v_now timestamptz := orca.now();
@@ -38,6 +38,7 @@ BEGIN
     FROM unnest(p_namespaces, p_ids) WITH ORDINALITY AS u(namespace, id, place)
     GROUP BY u.namespace, u.place / 500 ORDER BY min(u.place);
     PERFORM orca.line_up(p_lanes, p_ids, v_now);
+    RETURN v_now;
 END $$;
 
 -- How many tasks of a lane may be granted now, of so many wanted: what the settings of its queue, its group and its

@@ -34,6 +34,22 @@ impl Clock {
         }
     }
 
+    /// This machine's clock plus the offset, for what only orders and shows things: the database decides.
+    #[must_use]
+    pub fn now(&self) -> jiff::Timestamp {
+        let now = jiff::Timestamp::now();
+        match self.offset_ms() {
+            None => now,
+            Some(ms) => now.checked_add(jiff::SignedDuration::from_millis(ms)).unwrap_or(now),
+        }
+    }
+
+    /// [`Clock::now`] in microseconds since 1970.
+    #[must_use]
+    pub fn now_us(&self) -> i64 {
+        self.now().as_microsecond()
+    }
+
     /// Milliseconds to add to the database's clock; `None` for a system clock.
     #[must_use]
     pub fn offset_ms(&self) -> Option<i64> {

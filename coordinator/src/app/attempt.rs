@@ -16,7 +16,7 @@ use orca_proto::task::{Progress, Step};
 use sqlx::PgConnection;
 
 use super::check::{Check, aside, graph_problem};
-use super::enqueue::{fingerprint, take_key};
+use super::enqueue::{amend, fingerprint, take_key};
 use super::graph::{Place, check_dates, prepare};
 use super::transaction::transaction;
 use super::{App, Error, Principal};
@@ -43,7 +43,11 @@ pub(crate) async fn fenced(
 ) -> Result<Locked, Error> {
     let task = snapshot::lock_one(connection, &who.namespace, lease.task).await?;
     match task {
-        Some(task) if lease::hold(connection, lease, &who.namespace, &who.subject).await? => Ok(task),
+        Some(task)
+            if task.lease() == lease && lease::hold(connection, lease, &who.namespace, &who.subject).await? =>
+        {
+            Ok(task)
+        }
         _ => Err(Error::lease_lost()),
     }
 }
@@ -89,8 +93,8 @@ impl App {
         self.spawned(async move {
             let text = to_json(&progress)?;
             transaction!(app, |tx, effects| {
-                fenced(tx, &who, lease).await?;
-                effects.events = event::progress(tx, lease.task, &text).await?;
+                hold(tx, &who, lease).await?;
+                effects.events = event::progress(tx, lease, &text).await?;
                 Ok(())
             })
         })
@@ -115,7 +119,7 @@ impl App {
                 transaction!(app, |tx, _effects| {
                     hold(tx, &who, lease).await?;
                     let mut extent = log::lock_extent(tx, lease).await?.ok_or_else(Error::lease_lost)?;
-                    let mut taken = Vec::new();
+                    let (mut taken, before) = (Vec::new(), extent.dropped);
                     for line in &lines.lines {
                         if line.seq < extent.next {
                             continue;
@@ -133,6 +137,10 @@ impl App {
                         }
                     }
                     log::append(tx, lease, &taken, &extent).await?;
+                    if extent.dropped > 0 && before == 0 {
+                        // Its end must tell how many there were.
+                        lease::make_special(tx, &[lease]).await?;
+                    }
                     Ok(LogAck { next_seq: extent.next })
                 })
             })
@@ -158,9 +166,10 @@ impl App {
             check.fail("/tasks", "must hold at least one task");
         }
         check.done()?;
+        let now = self.0.clock.now();
         let (children, graph, hash) = aside(move || {
             let graph = plan::validate(&children.tasks, limits::BATCH_TASKS).map_err(graph_problem)?;
-            check_dates(&children.tasks, |index| format!("/tasks/{index}"))?;
+            check_dates(&children.tasks, now, |index| format!("/tasks/{index}"))?;
             let hash = fingerprint("children", &children)?;
             Ok((children, graph, hash))
         })
@@ -182,18 +191,20 @@ impl App {
                         format!("a task under this one did not succeed, so it takes no more: {failure}");
                     return Err(Error::refused(Kind::Conflict, detail));
                 }
-                let tasks = i32::try_from(ids.len()).unwrap_or(i32::MAX);
+                let place =
+                    Place { lines: &app.0.lines, namespace: &who.namespace, parent: Some(&parent), listed: true };
+                let planned = prepare(tx, &place, &ids, children.tasks.clone(), &graph).await?;
+                let tasks = i32::try_from(planned.tasks.len()).unwrap_or(i32::MAX);
                 let change = transition(&parent.snapshot, Event::Spawned { tasks }).map_err(|_| {
                     Error::refused(
                         Kind::Conflict,
                         "the task is being cancelled, so it takes no tasks under it",
                     )
                 })?;
-                let place = Place { namespace: &who.namespace, parent: Some(&parent), listed: true };
-                let prepared = prepare(tx, &place, &ids, children.tasks.clone(), &graph).await?;
-                insert::tasks(tx, &who.namespace, &prepared, effects).await?;
+                amend(tx, &who.namespace, key.as_ref(), &planned).await?;
+                insert::tasks(tx, &who.namespace, &planned.tasks, effects).await?;
                 apply(tx, &[(parent, change)], effects).await?;
-                Ok(Enqueued { ids: ids.clone(), existing: Vec::new() })
+                Ok(Enqueued { ids: planned.ids, existing: planned.existing })
             })
         })
         .await

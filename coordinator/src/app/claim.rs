@@ -1,25 +1,40 @@
 //! Granting work: at once where there is some, else as soon as there is.
 
+use std::sync::Arc;
 use std::time::Duration;
 
+use orca_proto::duration::Span;
 use orca_proto::ids::{FencingToken, NodeId, TaskId};
 use orca_proto::limits;
 use orca_proto::node::{ClaimRequest, Claimed, Grant};
 use orca_proto::problem::Kind;
+use orca_proto::spec::Role;
+use serde_json::value::RawValue;
 use tokio::time::Instant;
 
 use super::check::Check;
+use super::lines::millicpus;
 use super::node::{check_owner, role_of};
-use super::signals::Lane;
-use super::transaction::transaction;
+use super::signals::Wanting;
 use super::{App, Error, Principal};
 use crate::db::apply::role_word;
-use crate::db::{from_json, lease, node, queue, word};
+use crate::db::rules::{self, Rules};
+use crate::db::{corrupt, node, queue, word};
+use crate::dispatch::{Asker, Capacity, Fleet, Moment, choose};
 
 /// The longest that a claim is held.
 const HOLD: Duration = Duration::from_secs(60);
 /// The most queues that a claim may name.
 const QUEUES: usize = 64;
+/// The most processor cores that a node may say it has.
+const CPUS: f64 = 1e6;
+/// Lanes that one claim takes of.
+const LANES: usize = 64;
+/// How often a claim looks again when what it chose was gone.
+const LOOKS: usize = 3;
+
+/// Grants whose specs are the text as it was stored.
+pub type RawClaimed = Claimed<Box<RawValue>>;
 
 /// That another daemon took over the node's name.
 pub(crate) fn superseded() -> Error {
@@ -36,19 +51,16 @@ impl App {
         who: &Principal,
         node: NodeId,
         request: ClaimRequest,
-    ) -> Result<Claimed, Error> {
-        let role = role_word(role_of(who)?);
+    ) -> Result<RawClaimed, Error> {
+        let role = role_of(who)?;
         check_claim(&request)?;
         let deadline = Instant::now() + request.wait.get().min(HOLD);
-        let lane = Lane { namespace: who.namespace.clone(), role, queues: request.queues.clone() };
-        let waiter = self.0.signals.join(lane);
+        let asker = Arc::new(self.asker(who, node, role, &request).await?);
+        let waiter = self.0.signals.join(Arc::clone(&asker));
+        let _here = self.0.presence.hold(node);
         loop {
             waiter.take();
-            let (grants, wanted) = self.claim_once(who, node, role, &request).await?;
-            if grants.len() >= wanted {
-                // There may be more than fits here.
-                waiter.pass_on();
-            }
+            let grants = self.look(node, &asker, &request).await?;
             if !grants.is_empty() {
                 return Ok(Claimed { grants });
             }
@@ -60,52 +72,122 @@ impl App {
         }
     }
 
-    /// One look; answers the grants and how many there could have been.
-    async fn claim_once(
+    /// The node that asks, if it may.
+    async fn asker(
         &self,
         who: &Principal,
-        node: NodeId,
-        role: &'static str,
+        id: NodeId,
+        role: Role,
         request: &ClaimRequest,
-    ) -> Result<(Vec<Grant>, usize), Error> {
-        let (app, who, request) = (self.clone(), who.clone(), request.clone());
-        self.spawned(async move {
-            transaction!(app, |tx, effects| {
-                let known = node::seen(tx, &who.namespace, node, request.instance, None)
-                    .await?
-                    .ok_or_else(Error::not_found)?;
-                check_owner(&who, &known.subject)?;
-                if known.instance != request.instance.0 {
-                    return Err(superseded());
+    ) -> Result<Wanting, Error> {
+        let known = {
+            let mut connection = self.0.pool.acquire().await?;
+            node::get(&mut connection, &who.namespace, id).await?.ok_or_else(Error::not_found)?
+        };
+        check_owner(who, &known.subject)?;
+        if known.instance != request.instance.0 {
+            return Err(superseded());
+        }
+        if known.role != role_word(role) {
+            return Err(Error::refused(Kind::Forbidden, "the node was registered with another role"));
+        }
+        let node = Asker {
+            name: known.name,
+            labels: known.labels,
+            queues: request.queues.iter().cloned().collect(),
+            slots: request.slots,
+            free: request
+                .free
+                .map(|free| Capacity { millicpus: millicpus(free.cpus), memory: free.memory.0 }),
+        };
+        Ok(Wanting { namespace: who.namespace.clone(), role, node })
+    }
+
+    /// Chooses from what is thought to wait, and takes it, as long as there seems to be something.
+    async fn look(
+        &self,
+        node: NodeId,
+        asker: &Arc<Wanting>,
+        request: &ClaimRequest,
+    ) -> Result<Vec<Grant<Box<RawValue>>>, Error> {
+        for _ in 0..LOOKS {
+            let look = self.0.lines.look(&asker.namespace, asker.role);
+            if look.lines.is_empty() {
+                return Ok(Vec::new());
+            }
+            let known = self.rules(&asker.namespace).await?;
+            let fleet = match look.lines.iter().any(|line| !line.lane.prefers.is_empty()) {
+                true => self.fleet(&asker.namespace, asker.role).await?,
+                false => Arc::default(),
+            };
+            let now_us = self.0.clock.now_us();
+            let moment = Moment { settings: &known.settings, usage: &known.usage, fleet: &fleet, now_us };
+            let mut picks = self.0.lines.with_fairness(&asker.namespace, asker.role, |fairness| {
+                choose(fairness, &asker.node, &look.lines, &moment)
+            });
+            if picks.is_empty() {
+                return Ok(Vec::new());
+            }
+            picks.truncate(LANES);
+            let lanes: Vec<i32> = picks.iter().map(|pick| pick.lane).collect();
+            let wants: Vec<i32> =
+                picks.iter().map(|pick| i32::try_from(pick.most).unwrap_or(i32::MAX)).collect();
+            let most = i32::try_from(request.slots).unwrap_or(i32::MAX);
+            let app = self.clone();
+            let (granted, left) = self
+                .spawned(async move {
+                    let mut connection = app.0.pool.acquire().await?;
+                    Ok(queue::claim(&mut connection, node, &lanes, &wants, most, app.0.lease).await?)
+                })
+                .await?;
+            self.0.lines.left(&look, &left);
+            // There may be more than fits here, and others who wait for it.
+            for lane in left.iter().filter(|lane| lane.since.is_some()) {
+                if let Some(key) = self.0.lines.key(lane.lane) {
+                    self.0.signals.wake_claim(&key);
                 }
-                if known.role != role {
-                    return Err(Error::refused(Kind::Forbidden, "the node was registered with another role"));
-                }
-                let free = i64::from(known.slots) - lease::count(tx, node).await?;
-                let wanted = free.clamp(0, i64::from(request.slots));
-                if wanted == 0 {
-                    return Ok((Vec::new(), 0));
-                }
-                let picked = queue::pick(tx, &who.namespace, role, &request.queues, wanted).await?;
-                if picked.is_empty() {
-                    return Ok((Vec::new(), 1));
-                }
-                let granted = queue::grant(tx, &picked, node, &known.name, app.0.lease).await?;
-                effects.events = true;
-                let mut grants = granted
-                    .into_iter()
-                    .map(|granted| grant(granted, app.0.lease))
-                    .collect::<Result<Vec<Grant>, Error>>()?;
-                let place = |grant: &Grant| picked.iter().position(|id| *id == grant.task.0);
-                grants.sort_by_key(place);
-                Ok((grants, usize::try_from(wanted).unwrap_or_default()))
-            })
-        })
-        .await
+            }
+            if !granted.is_empty() {
+                self.0.signals.pulse.notify_one();
+                return granted.into_iter().map(|granted| grant(granted, self.0.lease)).collect();
+            }
+        }
+        Ok(Vec::new())
+    }
+
+    /// What is set for a namespace, and in use of it where that is bounded.
+    pub(crate) async fn rules(&self, namespace: &str) -> Result<Arc<Rules>, Error> {
+        let known = match self.0.lines.settings(namespace) {
+            Some(known) => known,
+            None => {
+                let mut connection = self.0.pool.acquire().await?;
+                let known = Arc::new(rules::load(&mut connection, namespace).await?);
+                self.0.lines.keep_settings(namespace, Arc::clone(&known));
+                known
+            }
+        };
+        if !known.settings.is_bounded() {
+            return Ok(known);
+        }
+        let mut connection = self.0.pool.acquire().await?;
+        let mut rules = rules::load(&mut connection, namespace).await?;
+        rules::running(&mut connection, namespace, &mut rules.usage).await?;
+        Ok(Arc::new(rules))
+    }
+
+    async fn fleet(&self, namespace: &str, role: Role) -> Result<Arc<Fleet>, Error> {
+        if let Some(fleet) = self.0.lines.fleet(namespace, role) {
+            return Ok(fleet);
+        }
+        let mut connection = self.0.pool.acquire().await?;
+        let nodes = node::live(&mut connection, namespace, role_word(role), self.0.lease).await?;
+        let fleet = Arc::new(Fleet::new(nodes.iter().map(|node| (&node.labels, &node.queues))));
+        self.0.lines.keep_fleet(namespace, role, Arc::clone(&fleet));
+        Ok(fleet)
     }
 }
 
-fn grant(granted: queue::Granted, lease: Duration) -> Result<Grant, Error> {
+fn grant(granted: queue::Granted, lease: Duration) -> Result<Grant<Box<RawValue>>, Error> {
     Ok(Grant {
         task: TaskId(granted.id),
         token: FencingToken(granted.token),
@@ -115,18 +197,23 @@ fn grant(granted: queue::Granted, lease: Duration) -> Result<Grant, Error> {
         step: granted.step.as_deref().map(|step| word(step, "tasks.step")).transpose()?,
         parent: granted.parent.map(TaskId),
         has_dependencies: granted.has_dependencies,
-        deadline_in: None,
-        spec: from_json(&granted.spec, "tasks.spec")?,
+        deadline_in: granted
+            .deadline_ms
+            .map(|ms| Span::from(Duration::from_millis(u64::try_from(ms).unwrap_or_default()))),
+        spec: RawValue::from_string(granted.spec).map_err(|error| corrupt("tasks.spec", error))?,
     })
 }
 
 fn check_claim(request: &ClaimRequest) -> Result<(), Error> {
     let mut check = Check::default();
     if !(1..=limits::CLAIM).contains(&request.slots) {
-        check.fail("/slots", "must lie between 1 and 256");
+        check.fail("/slots", "must lie between 1 and 1,024");
     }
     if request.wait.get() > HOLD {
         check.fail("/wait", "must be at most 60s");
+    }
+    if request.free.is_some_and(|free| !(0.0..=CPUS).contains(&free.cpus)) {
+        check.fail("/free/cpus", "must lie between 0 and 1,000,000");
     }
     if request.queues.len() > QUEUES {
         check.fail("/queues", "has more than 64 entries");

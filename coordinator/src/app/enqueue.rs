@@ -1,22 +1,27 @@
 //! Putting tasks in: one, several, or one that ended once more.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write;
 
+use jiff::Timestamp;
 use orca_proto::ids::TaskId;
 use orca_proto::limits;
 use orca_proto::plan::{self, Batch, Enqueued, Graph};
 use orca_proto::problem::Kind;
 use orca_proto::spec::NewTask;
-use orca_proto::task::{Step, Task};
+use orca_proto::task::{State, Step, Task, TaskSummary};
 use serde::Serialize;
 use sha2::{Digest, Sha256};
 use sqlx::PgConnection;
 
 use super::check::{Check, aside, graph_problem};
-use super::graph::{Place, check_dates, prepare};
+use super::gather::is_simple;
+use super::graph::{Place, Planned, check_dates, prepare, same_lane};
+use super::lines::lane_of;
 use super::transaction::transaction;
-use super::{App, Error, Principal};
-use crate::db::{dependency, idempotency, insert, task};
+use super::{App, Error, Principal, quota};
+use crate::db::{dependency, idempotency, insert, lane, task};
+use crate::dispatch::LaneKey;
 
 /// The fingerprint of a request under an idempotency key.
 pub(crate) fn fingerprint(what: &str, request: &impl Serialize) -> Result<Vec<u8>, Error> {
@@ -70,7 +75,8 @@ pub(crate) async fn take_key(
 }
 
 impl App {
-    /// Enqueues one task. A repeat under the same idempotency key answers the same task.
+    /// Enqueues one task, and answers whether there was one that stands for it already: it holds the unique key. A repeat
+    /// under the same idempotency key answers the same task.
     ///
     /// # Errors
     /// `validation`, `idempotency-conflict`, or the database's.
@@ -79,14 +85,24 @@ impl App {
         who: &Principal,
         task: NewTask,
         idempotency_key: Option<&str>,
-    ) -> Result<Task, Error> {
+    ) -> Result<(Task, bool), Error> {
         let outside = plan::validate_one(&task).map_err(Error::validation)?;
-        check_dates(std::slice::from_ref(&task), |_| String::new())?;
+        check_dates(std::slice::from_ref(&task), self.0.clock.now(), |_| String::new())?;
         let key = operator_key(idempotency_key, "task", &task)?;
+        if key.is_none()
+            && outside.is_empty()
+            && is_simple(&task)
+            && !self.counts_open(&who.namespace).await?
+        {
+            let spec = task.clone();
+            let (ids, at) = self.gather(who, vec![task]).await?;
+            let id = ids.first().ok_or_else(|| Error::Internal("one task got no id".to_owned()))?;
+            return Ok((fresh(*id, spec, at), false));
+        }
         let graph = Graph { inside: vec![Vec::new()], outside: vec![outside] };
-        let ids = self.insert(who, key, vec![task], graph, false, None).await?;
-        let id = ids.first().ok_or_else(|| Error::Internal("one task got no id".to_owned()))?;
-        self.task_get(who, *id).await
+        let enqueued = self.insert(who, key, vec![task], graph, false, None).await?;
+        let id = first(&enqueued)?;
+        Ok((self.task_get(who, id).await?, enqueued.existing.contains(&id)))
     }
 
     /// Enqueues several tasks, all or none.
@@ -103,15 +119,22 @@ impl App {
             return Err(Error::field("/tasks", "must hold at least one task"));
         }
         let key = idempotency_key.map(ToOwned::to_owned);
+        let now = self.0.clock.now();
         let (batch, graph, key) = aside(move || {
             let graph = plan::validate(&batch.tasks, limits::BATCH_TASKS).map_err(graph_problem)?;
-            check_dates(&batch.tasks, |index| format!("/tasks/{index}"))?;
+            check_dates(&batch.tasks, now, |index| format!("/tasks/{index}"))?;
             let key = operator_key(key.as_deref(), "batch", &batch)?;
             Ok((batch, graph, key))
         })
         .await?;
-        let ids = self.insert(who, key, batch.tasks, graph, true, None).await?;
-        Ok(Enqueued { ids, existing: Vec::new() })
+        if key.is_none()
+            && batch.tasks.iter().all(is_simple)
+            && !self.counts_open(&who.namespace).await?
+        {
+            let (ids, _) = self.gather(who, batch.tasks).await?;
+            return Ok(Enqueued::from(ids));
+        }
+        self.insert(who, key, batch.tasks, graph, true, None).await
     }
 
     /// Enqueues a new task with the spec of one that ended. The old one, and what it left, stays as it is. A repeat under
@@ -141,9 +164,8 @@ impl App {
         let mut spec = old.spec;
         spec.depends_on = outside.iter().map(ToString::to_string).collect();
         let graph = Graph { inside: vec![Vec::new()], outside: vec![outside] };
-        let ids = self.insert(who, key, vec![spec], graph, false, Some(id)).await?;
-        let id = ids.first().ok_or_else(|| Error::Internal("one task got no id".to_owned()))?;
-        self.task_get(who, *id).await
+        let enqueued = self.insert(who, key, vec![spec], graph, false, Some(id)).await?;
+        self.task_get(who, first(&enqueued)?).await
     }
 
     async fn insert(
@@ -154,23 +176,104 @@ impl App {
         graph: Graph,
         listed: bool,
         retry_of: Option<TaskId>,
-    ) -> Result<Vec<TaskId>, Error> {
+    ) -> Result<Enqueued, Error> {
         let (app, namespace) = (self.clone(), who.namespace.clone());
+        self.learn_lanes(&namespace, &tasks).await?;
         let ids: Vec<TaskId> = tasks.iter().map(|_| TaskId::new()).collect();
         self.spawned(async move {
             transaction!(app, |tx, effects| {
                 if let Some(before) = take_key(tx, &namespace, key.as_ref(), &ids).await? {
-                    return Ok(before);
+                    return Ok(Enqueued::from(before));
                 }
-                let place = Place { namespace: &namespace, parent: None, listed };
-                let mut prepared = prepare(tx, &place, &ids, tasks.clone(), &graph).await?;
-                prepared.iter_mut().for_each(|task| task.retry_of = retry_of);
-                insert::tasks(tx, &namespace, &prepared, effects).await?;
-                Ok(ids.clone())
+                let place = Place { lines: &app.0.lines, namespace: &namespace, parent: None, listed };
+                let mut planned = prepare(tx, &place, &ids, tasks.clone(), &graph).await?;
+                amend(tx, &namespace, key.as_ref(), &planned).await?;
+                planned.tasks.iter_mut().for_each(|task| task.retry_of = retry_of);
+                quota::check(tx, &namespace, planned.tasks.len()).await?;
+                insert::tasks(tx, &namespace, &planned.tasks, effects).await?;
+                Ok(Enqueued { ids: planned.ids, existing: planned.existing })
             })
         })
         .await
     }
+
+    /// Makes the lanes of these tasks known, so that no transaction has to make them.
+    async fn learn_lanes(&self, namespace: &str, tasks: &[NewTask]) -> Result<(), Error> {
+        let mut before: Option<&NewTask> = None;
+        let mut unknown = BTreeSet::new();
+        for task in tasks {
+            if before.is_none_or(|before| !same_lane(before, task)) {
+                let key = lane_of(namespace, task);
+                if self.0.lines.number(&key).is_none() {
+                    unknown.insert(key);
+                }
+            }
+            before = Some(task);
+        }
+        if unknown.is_empty() {
+            return Ok(());
+        }
+        let keys: Vec<LaneKey> = unknown.into_iter().collect();
+        let app = self.clone();
+        self.spawned(async move {
+            let mut connection = app.0.pool.acquire().await?;
+            let numbers = lane::resolve(&mut connection, &keys).await?;
+            for (number, key) in numbers.into_iter().zip(keys) {
+                app.0.lines.learn(number, key);
+            }
+            Ok(())
+        })
+        .await
+    }
+}
+
+/// Lets a key answer the tasks that stand in for those that it was taken for.
+pub(crate) async fn amend(
+    connection: &mut PgConnection,
+    namespace: &str,
+    key: Option<&(String, Vec<u8>)>,
+    planned: &Planned,
+) -> Result<(), Error> {
+    if let Some((key, _)) = key.filter(|_| !planned.existing.is_empty()) {
+        idempotency::amend(connection, namespace, key, &planned.ids).await?;
+    }
+    Ok(())
+}
+
+fn first(enqueued: &Enqueued) -> Result<TaskId, Error> {
+    enqueued.ids.first().copied().ok_or_else(|| Error::Internal("one task got no id".to_owned()))
+}
+
+/// A task that was enqueued just now and needs nothing but a node.
+fn fresh(id: TaskId, spec: NewTask, at: Timestamp) -> Task {
+    let summary = TaskSummary {
+        id,
+        name: spec.display_name().to_owned(),
+        key: spec.key.clone(),
+        role: spec.role,
+        step: None,
+        parent: None,
+        queue: spec.queue.clone(),
+        group: spec.group.clone(),
+        priority: spec.priority,
+        state: State::Ready,
+        reason: None,
+        cancel_requested: false,
+        attempt: 0,
+        max_attempts: spec.retry.max_attempts,
+        outcome: None,
+        progress: None,
+        children: BTreeMap::new(),
+        created_at: at,
+        run_at: None,
+        deadline: None,
+        schedule: None,
+        waits_for: Vec::new(),
+        started_at: None,
+        finished_at: None,
+        labels: spec.labels.clone(),
+    };
+    Task { summary, spec, depends_on: Vec::new(), result: None, attempts: Vec::new(), retry_of: None }
 }
 
 fn operator_key(

@@ -18,11 +18,13 @@ const POLL: Duration = Duration::from_secs(1);
 /// How long older transactions are waited for.
 const SETTLE: Duration = Duration::from_secs(1);
 
-/// A place in the stream of events: after which transaction, and where in it. Travels as `xid-seq`; opaque to clients.
+/// A place in the stream of events: after which transaction, and where in it. Travels as `xid-seq-part`; opaque to clients.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct EventCursor {
     pub(crate) xid: i64,
     pub(crate) seq: i64,
+    /// In a row that stands for several events, which of them.
+    pub(crate) part: i64,
 }
 
 /// A text that is no cursor of this stream.
@@ -32,7 +34,7 @@ pub struct EventCursorError;
 
 impl fmt::Display for EventCursor {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}-{}", self.xid, self.seq)
+        write!(f, "{}-{}-{}", self.xid, self.seq, self.part)
     }
 }
 
@@ -40,10 +42,11 @@ impl FromStr for EventCursor {
     type Err = EventCursorError;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let (xid, seq) = text.split_once('-').ok_or(EventCursorError)?;
+        let (xid, rest) = text.split_once('-').ok_or(EventCursorError)?;
+        let (seq, part) = rest.split_once('-').ok_or(EventCursorError)?;
         let number =
             |text: &str| text.parse::<u64>().ok().and_then(|n| i64::try_from(n).ok()).ok_or(EventCursorError);
-        Ok(Self { xid: number(xid)?, seq: number(seq)? })
+        Ok(Self { xid: number(xid)?, seq: number(seq)?, part: number(part)? })
     }
 }
 
@@ -79,11 +82,11 @@ impl App {
         let after = after.copied().unwrap_or_default();
         let limit = i64::from(limit.clamp(1, PAGE));
         let (whole, _) = event::head(&mut connection).await?;
-        let place = (after.xid, after.seq);
+        let place = (after.xid, after.seq, after.part);
         let events = event::after(&mut connection, &who.namespace, place, whole, task, limit).await?;
         let full = i64::try_from(events.len()).is_ok_and(|count| count >= limit);
         let last = events.last().filter(|_| full).and_then(|event| event.id.parse().ok());
-        Ok((events, last.unwrap_or_else(|| after.max(EventCursor { xid: whole, seq: i64::MAX }))))
+        Ok((events, last.unwrap_or_else(|| after.max(EventCursor { xid: whole, seq: i64::MAX, part: i64::MAX }))))
     }
 
     /// The place after everything that readers can see now.
@@ -101,7 +104,7 @@ impl App {
             tokio::time::sleep(SETTLE / 50).await;
             whole = self.look_at_head().await?.0;
         }
-        Ok(EventCursor { xid: whole, seq: i64::MAX })
+        Ok(EventCursor { xid: whole, seq: i64::MAX, part: i64::MAX })
     }
 
     /// Holds no connection between two looks: there may be many who wait.

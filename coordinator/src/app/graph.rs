@@ -13,11 +13,14 @@ use sqlx::PgConnection;
 use uuid::Uuid;
 
 use super::Error;
+use super::lines::{Lines, lane_of};
+use super::unique;
 use crate::db::dependency::Target;
 use crate::db::insert::Prepared;
 use crate::db::snapshot::Locked;
-use crate::db::{artifact, dependency, session};
-use crate::lifecycle::{Event, SKIPPED_FOR, Snapshot, transition};
+use crate::db::{artifact, dependency, lane, session};
+use crate::dispatch::LaneKey;
+use crate::lifecycle::{Event, Open, SKIPPED_FOR, Snapshot, transition};
 
 /// How many dependencies that do not exist are told.
 const ENOUGH: usize = 1_000;
@@ -26,6 +29,7 @@ const CAUSE: usize = 512;
 
 /// Where new tasks go.
 pub(crate) struct Place<'a> {
+    pub(crate) lines: &'a Lines,
     pub(crate) namespace: &'a str,
     /// The task they are under, locked.
     pub(crate) parent: Option<&'a Locked>,
@@ -40,21 +44,57 @@ impl Place<'_> {
 }
 
 /// What is wrong with a list of tasks in itself, beyond [`orca_proto::plan::validate`].
-pub(crate) fn check_dates(tasks: &[NewTask], pointer: impl Fn(usize) -> String) -> Result<(), Error> {
+pub(crate) fn check_dates(
+    tasks: &[NewTask],
+    now: Timestamp,
+    pointer: impl Fn(usize) -> String,
+) -> Result<(), Error> {
     let mut check = super::check::Check::default();
     for (index, task) in tasks.iter().enumerate() {
         if let Some(at) = task.run_at {
             check.date(at, format!("{}/run_at", pointer(index)));
         }
+        if let Some(at) = task.deadline {
+            check.date(at, format!("{}/deadline", pointer(index)));
+            if at <= now {
+                check.fail(format!("{}/deadline", pointer(index)), "has passed already");
+            }
+        }
     }
     check.done()
 }
 
-/// The tasks as they are to be inserted, under these ids.
+/// New tasks, checked and decided.
+pub(crate) struct Planned {
+    /// One per task that was asked for.
+    pub(crate) ids: Vec<TaskId>,
+    /// Those of them that were there already, because they hold a unique key.
+    pub(crate) existing: Vec<TaskId>,
+    /// What is to be inserted.
+    pub(crate) tasks: Vec<Prepared>,
+}
+
+/// The tasks as they are to be inserted, under these ids; where another task holds a unique key, that one instead.
 ///
 /// # Errors
 /// [`Error::Refused`] naming dependencies and artifacts that do not exist, and dependencies that could never end.
 pub(crate) async fn prepare(
+    connection: &mut PgConnection,
+    place: &Place<'_>,
+    ids: &[TaskId],
+    tasks: Vec<NewTask>,
+    graph: &Graph,
+) -> Result<Planned, Error> {
+    if tasks.iter().all(|task| task.unique.is_none()) {
+        let tasks = decide(connection, place, ids, tasks, graph).await?;
+        return Ok(Planned { ids: ids.to_vec(), existing: Vec::new(), tasks });
+    }
+    let fresh = unique::fresh(connection, place.namespace, ids, tasks, graph).await?;
+    let tasks = decide(connection, place, &fresh.kept_ids, fresh.tasks, &fresh.graph).await?;
+    Ok(Planned { ids: fresh.ids, existing: fresh.existing, tasks })
+}
+
+async fn decide(
     connection: &mut PgConnection,
     place: &Place<'_>,
     ids: &[TaskId],
@@ -67,6 +107,7 @@ pub(crate) async fn prepare(
         return Err(Error::field(place.pointer(0, ""), detail));
     }
     let now = session::now(connection).await?;
+    let lanes = lanes(connection, place, &tasks).await?;
     let targets = outside(connection, place, &tasks, graph).await?;
     artifacts(connection, place, &tasks).await?;
     let mut prepared = Vec::with_capacity(tasks.len());
@@ -84,35 +125,107 @@ pub(crate) async fn prepare(
                 failure.get_or_insert_with(|| describe(&target.name, target.state, target.reason.as_deref()));
             }
         }
-        prepared.push(first_state(id, place, depth, spec, needs, failure, now)?);
+        let lane = *lanes.get(index).ok_or_else(|| Error::Internal("fewer lanes than tasks".to_owned()))?;
+        let within = Within { lane, depth, now };
+        prepared.push(first_state(id, place, within, spec, needs, failure)?);
+    }
+    for position in graph.inside.iter().flatten() {
+        if let Some(task) = prepared.get_mut(*position) {
+            task.needed = true;
+        }
     }
     Ok(prepared)
+}
+
+/// The lanes of these tasks.
+///
+/// Lanes that are not known yet are made by the same transaction, and not kept in mind: it may come to nothing.
+async fn lanes(
+    connection: &mut PgConnection,
+    place: &Place<'_>,
+    tasks: &[NewTask],
+) -> Result<Vec<i32>, Error> {
+    let mut numbers: HashMap<LaneKey, i32> = HashMap::new();
+    let mut last: Option<(&NewTask, i32)> = None;
+    let mut lanes = Vec::with_capacity(tasks.len());
+    for task in tasks {
+        // Most lists are all of one kind.
+        if let Some((before, number)) = last
+            && same_lane(before, task)
+        {
+            lanes.push(number);
+            continue;
+        }
+        let key = lane_of(place.namespace, task);
+        let number = match place.lines.number(&key).or_else(|| numbers.get(&key).copied()) {
+            Some(number) => number,
+            None => {
+                let made = lane::resolve(connection, std::slice::from_ref(&key)).await?;
+                let number = *made.first().ok_or_else(|| Error::Internal("a lane got no number".to_owned()))?;
+                numbers.insert(key, number);
+                number
+            }
+        };
+        last = Some((task, number));
+        lanes.push(number);
+    }
+    Ok(lanes)
+}
+
+/// Whether two tasks of a namespace stand in one lane.
+pub(crate) fn same_lane(one: &NewTask, other: &NewTask) -> bool {
+    one.role == other.role
+        && one.queue == other.queue
+        && one.group == other.group
+        && one.priority == other.priority
+        && one.resources.cpus.to_bits() == other.resources.cpus.to_bits()
+        && one.resources.memory == other.resources.memory
+        && one.requires == other.requires
+        && one.prefers == other.prefers
+}
+
+/// Where and when a task is enqueued.
+#[derive(Clone, Copy)]
+struct Within {
+    lane: i32,
+    depth: i16,
+    now: Timestamp,
 }
 
 fn first_state(
     id: TaskId,
     place: &Place<'_>,
-    depth: i16,
+    within: Within,
     spec: NewTask,
     needs: Vec<(TaskId, bool)>,
     failure: Option<String>,
-    now: Timestamp,
 ) -> Result<Prepared, Error> {
     let step = (spec.role == Role::Plan).then_some(Step::Plan);
-    let open = needs.iter().filter(|(_, open)| *open).count();
-    let snapshot = Snapshot::fresh(&spec, step, i32::try_from(open).unwrap_or(i32::MAX), now);
+    let count = |length: usize| i32::try_from(length).unwrap_or(i32::MAX);
+    let open = Open {
+        dependencies: count(needs.iter().filter(|(_, open)| *open).count()),
+        gates: count(usize::from(spec.approval.is_some()) + spec.wait_for.len()),
+    };
+    let delayed = spec.delay.and_then(|delay| within.now.checked_add(delay.get()).ok());
+    let run_at = spec.run_at.or(delayed).filter(|at| *at > within.now);
+    let snapshot = Snapshot::fresh(&spec, step, open, run_at.is_some());
     let change = transition(&snapshot, Event::Enqueued { failure })
         .map_err(|refusal| Error::Internal(refusal.to_string()))?;
     Ok(Prepared {
         id,
+        lane: within.lane,
         parent: place.parent.map(|parent| (parent.id, parent.fence)),
-        depth,
+        depth: within.depth,
         step,
         state: change.state,
         reason: change.reason,
         open_dependencies: change.open_dependencies,
+        open_gates: change.open_gates,
         needs,
+        needed: false,
+        run_at,
         retry_of: None,
+        schedule: None,
         spec,
     })
 }

@@ -28,22 +28,34 @@ mod check;
 mod claim;
 mod enqueue;
 mod event;
+mod gather;
 mod graph;
+pub(crate) mod lines;
 mod listen;
 mod log;
 mod node;
+mod presence;
+mod quota;
 mod renew;
 mod report;
+mod reports;
 mod schedule;
 pub(crate) mod signals;
 mod task;
 pub(crate) mod transaction;
+mod unique;
 
 pub(crate) use cancel::cancel_under;
 pub use event::{EventCursor, EventCursorError};
 pub(crate) use graph::describe;
 pub use log::log_cursor;
+use gather::Gathering;
+use lines::Lines;
+use presence::Presence;
 use signals::Signals;
+
+pub use claim::RawClaimed;
+pub use reports::RawReports;
 
 /// Who asks.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -96,6 +108,10 @@ pub(crate) struct Inner {
     pub(crate) pool: PgPool,
     pub(crate) blobs: Blobs,
     pub(crate) signals: Signals,
+    pub(crate) lines: Lines,
+    pub(crate) presence: Presence,
+    pub(crate) gathering: Gathering,
+    pub(crate) clock: Clock,
     pub(crate) lease: Duration,
     pub(crate) retention: Duration,
     pub(crate) shutdown: CancellationToken,
@@ -138,10 +154,25 @@ impl App {
         session::migrate(&mut connection).await?;
         // The answer to a polite goodbye is of no use.
         let _ = connection.close().await;
-        let pool = session::pool(database, connections, clock);
+        let pool = session::pool(database, connections, clock.clone());
         let signals = Signals::new();
+        let (gathering, gathered) = gather::channel();
         let app =
-            Self(Arc::new(Inner { pool, blobs, signals, lease, retention, shutdown: shutdown.clone() }));
+            Self(Arc::new(Inner {
+                pool,
+                blobs,
+                signals,
+                lines: Lines::default(),
+                presence: Presence::default(),
+                gathering,
+                clock,
+                lease,
+                retention,
+                shutdown: shutdown.clone(),
+            }));
+        reconcile::look_over(&app).await.map_err(StartError::from)?;
+        tracker.spawn(gather::run(app.clone(), gathered, shutdown.clone()));
+        tracker.spawn(listen::tell(app.clone(), shutdown.clone()));
         tracker.spawn(listen::run(app.clone(), shutdown.clone()));
         reconcile::start(&app, &shutdown, tracker);
         Ok(app)

@@ -34,7 +34,7 @@ impl App {
         let mut check = Check::default();
         for (list, pointer) in [(&request.leases, "/leases"), (&request.cancelling, "/cancelling")] {
             if list.len() > limits::RENEWAL {
-                check.fail(pointer, "has more than 1,024 entries");
+                check.fail(pointer, "has more than 10,240 entries");
             }
         }
         check.done()?;
@@ -52,6 +52,7 @@ impl App {
         let lost: Vec<LeaseRef> =
             request.leases.iter().copied().filter(|lease| !held.contains(lease)).collect();
         let mut cancel = fresh(&kept);
+        let _here = self.0.presence.hold(node);
         while lost.is_empty() && cancel.is_empty() && Instant::now() < deadline {
             // Without leases there is nothing to cancel: only the end of the wait, or of the coordinator, matters.
             let poll = if held.is_empty() { self.0.lease } else { POLL };
@@ -62,8 +63,8 @@ impl App {
             }
             if !held.is_empty() {
                 let mut connection = self.0.pool.acquire().await?;
-                cancel = fresh(&lease::of_node(&mut connection, node).await?);
-                cancel.retain(|lease| held.contains(lease));
+                cancel = lease::cancels(&mut connection, node).await?;
+                cancel.retain(|lease| held.contains(lease) && !known.contains(lease));
             }
         }
         Ok(Renewed { lease: self.0.lease.into(), lost, cancel })

@@ -1,5 +1,8 @@
 //! Settling an attempt: what its node reports, once and for all.
 
+use std::collections::HashSet;
+
+use jiff::Timestamp;
 use orca_proto::attempt::{Report, Reported};
 use orca_proto::ids::TaskId;
 use orca_proto::limits;
@@ -13,13 +16,14 @@ use sqlx::PgConnection;
 use super::check::{Check, aside};
 use super::enqueue::fingerprint;
 use super::graph::{Place, check_dates, prepare};
+use super::lines::Lines;
 use super::transaction::{sample, transaction};
 use super::{App, Error, Principal};
 use crate::db::apply::{Effects, apply};
 use crate::db::insert::Prepared;
 use crate::db::snapshot::{self, Locked};
-use crate::db::{attempt, insert, lease, task, word};
-use crate::lifecycle::{Event, Returned, Snapshot, transition};
+use crate::db::{attempt, insert, lease, queue, task, word};
+use crate::lifecycle::{Event, Open, Returned, Snapshot, transition};
 
 /// A report that was checked before any transaction.
 struct Checked {
@@ -41,19 +45,58 @@ impl App {
         lease: LeaseRef,
         report: Report,
     ) -> Result<Reported, Error> {
+        let now = self.0.clock.now();
         let checked = match report.plan {
-            Some(_) => aside(move || check(report)).await?,
-            None => check(report)?,
+            Some(_) => aside(move || check(report, now)).await?,
+            None => check(report, now)?,
         };
+        if checked.outcome == Outcome::Succeeded
+            && checked.plan.is_none()
+            && self.finish(who, &[lease], &[checked.result.as_deref()]).await?.contains(&0)
+        {
+            return Ok(Reported { state: State::Succeeded });
+        }
         let (app, who) = (self.clone(), who.clone());
         self.spawned(async move {
-            transaction!(app, |tx, effects| settle(tx, effects, &who, lease, &checked).await)
+            transaction!(app, |tx, effects| settle(tx, effects, &app.0.lines, &who, lease, &checked).await)
         })
         .await
     }
 }
 
-fn check(report: Report) -> Result<Checked, Error> {
+impl App {
+    /// Settles those of these successes that nothing else follows from, by one statement; answers their places. Each lease
+    /// may be there once only.
+    pub(crate) async fn finish(
+        &self,
+        who: &Principal,
+        leases: &[LeaseRef],
+        results: &[Option<&str>],
+    ) -> Result<HashSet<usize>, Error> {
+        let (app, who) = (self.clone(), who.clone());
+        let leases = leases.to_vec();
+        let results: Vec<Option<String>> = results.iter().map(|result| result.map(str::to_owned)).collect();
+        self.spawned(async move {
+            let mut connection = app.0.pool.acquire().await?;
+            let settled = queue::finish(&mut connection, &who.namespace, &who.subject, &leases, &results).await?;
+            drop(connection);
+            if !settled.is_empty() {
+                let ended = settled.iter().filter_map(|place| leases.get(*place)).map(|lease| lease.task);
+                let effects = Effects {
+                    events: true,
+                    ended: ended.collect(),
+                    released: [who.namespace.clone()].into(),
+                    ..Effects::default()
+                };
+                app.publish(&effects);
+            }
+            Ok(settled.into_iter().collect())
+        })
+        .await
+    }
+}
+
+fn check(report: Report, now: Timestamp) -> Result<Checked, Error> {
     let mut check = Check::default();
     check.outcome(&report.outcome);
     let success = report.outcome == Outcome::Succeeded;
@@ -82,7 +125,7 @@ fn check(report: Report) -> Result<Checked, Error> {
         None => None,
         Some(plan) => {
             let graph = plan::validate(&plan.tasks, limits::PLAN_TASKS).map_err(invalid)?;
-            check_dates(&plan.tasks, |index| format!("/tasks/{index}")).map_err(as_invalid)?;
+            check_dates(&plan.tasks, now, |index| format!("/tasks/{index}")).map_err(as_invalid)?;
             Some(graph)
         }
     };
@@ -95,12 +138,13 @@ fn check(report: Report) -> Result<Checked, Error> {
 async fn settle(
     connection: &mut PgConnection,
     effects: &mut Effects,
+    lines: &Lines,
     who: &Principal,
     lease: LeaseRef,
     report: &Checked,
 ) -> Result<Reported, Error> {
     let (goal, locked) = lock(connection, who, lease, report.plan.is_some()).await?;
-    if !lease::hold(connection, lease, &who.namespace, &who.subject).await? {
+    if locked.held.is_none() || locked.lease() != lease || !lease::hold(connection, lease, &who.namespace, &who.subject).await? {
         return repeated(connection, who, lease, report).await;
     }
     let outcome = report.outcome.clone();
@@ -110,7 +154,7 @@ async fn settle(
         }
         Some((tasks, graph)) if !locked.snapshot.cancel_requested => {
             let goal = goal.as_ref().unwrap_or(&locked);
-            let inserted = insert_plan(connection, effects, goal, &locked, tasks, graph).await?;
+            let inserted = insert_plan(connection, effects, lines, goal, &locked, (tasks, graph)).await?;
             Returned::Plan { tasks: inserted }
         }
         Some(_) => Returned::Plan { tasks: 0 },
@@ -172,34 +216,47 @@ async fn repeated(
         Some(before) if before.hash == report.hash => {
             Ok(Reported { state: word(&before.state, "attempts.reported_state")? })
         }
-        Some(_) => Err(Error::refused(
-            Kind::ResultConflict,
-            "another report settled this attempt; it stands, and this one changes nothing",
-        )),
-        None => Err(Error::lease_lost()),
+        Some(_) => Err(conflict()),
+        None => match attempt::succeeded(connection, lease, &who.namespace, &who.subject).await? {
+            Some(result)
+                if report.outcome == Outcome::Succeeded && report.plan.is_none() && report.result == result =>
+            {
+                Ok(Reported { state: State::Succeeded })
+            }
+            Some(_) => Err(conflict()),
+            None => Err(Error::lease_lost()),
+        },
     }
+}
+
+fn conflict() -> Error {
+    Error::refused(
+        Kind::ResultConflict,
+        "another report settled this attempt; it stands, and this one changes nothing",
+    )
 }
 
 /// Inserts a plan under its goal, and the finish step that waits for it. Answers how many tasks that were.
 async fn insert_plan(
     connection: &mut PgConnection,
     effects: &mut Effects,
+    lines: &Lines,
     goal: &Locked,
     planner: &Locked,
-    tasks: &[NewTask],
-    graph: &Graph,
+    (tasks, graph): (&[NewTask], &Graph),
 ) -> Result<i32, Error> {
     if goal.rounds >= limits::PLANNING_ROUNDS {
         let detail =
             format!("is round {}; a goal may plan {} times", goal.rounds + 1, limits::PLANNING_ROUNDS);
         return Err(as_invalid(Error::field("/plan", detail)));
     }
-    let place = Place { namespace: &goal.namespace, parent: Some(goal), listed: true };
+    let place = Place { lines, namespace: &goal.namespace, parent: Some(goal), listed: true };
     let ids: Vec<TaskId> = tasks.iter().map(|_| TaskId::new()).collect();
-    let mut prepared = prepare(connection, &place, &ids, tasks.to_vec(), graph).await.map_err(as_invalid)?;
+    let planned = prepare(connection, &place, &ids, tasks.to_vec(), graph).await.map_err(as_invalid)?;
+    let mut prepared = planned.tasks;
     let spec =
         finish_spec(task::spec(connection, planner.id).await?, &goal.name, goal.snapshot.on_child_failure);
-    let finish = finish_step(goal, spec, tasks.is_empty())?;
+    let finish = finish_step(goal, planner, spec, prepared.is_empty())?;
     task::set_finish(connection, goal.id, finish.id).await?;
     prepared.push(finish);
     insert::tasks(connection, &goal.namespace, &prepared, effects).await?;
@@ -207,22 +264,28 @@ async fn insert_plan(
 }
 
 /// The finish step waits for the goal's other tasks as a whole, not for each by name: there may be 100,000 of them.
-fn finish_step(goal: &Locked, spec: NewTask, at_once: bool) -> Result<Prepared, Error> {
+fn finish_step(goal: &Locked, planner: &Locked, spec: NewTask, at_once: bool) -> Result<Prepared, Error> {
     let open =
         i32::from(!at_once || goal.snapshot.open_children > 0 && goal.snapshot.state == State::Running);
-    let snapshot = Snapshot::fresh(&spec, Some(Step::Finish), open, jiff::Timestamp::MAX);
+    let open = Open { dependencies: open, gates: 0 };
+    let snapshot = Snapshot::fresh(&spec, Some(Step::Finish), open, false);
     let change = transition(&snapshot, Event::Enqueued { failure: None })
         .map_err(|refusal| Error::Internal(refusal.to_string()))?;
     Ok(Prepared {
         id: TaskId::new(),
+        lane: planner.lane,
         parent: Some((goal.id, goal.fence)),
         depth: goal.depth + 1,
         step: Some(Step::Finish),
         state: change.state,
         reason: None,
         open_dependencies: change.open_dependencies,
+        open_gates: 0,
         needs: Vec::new(),
+        needed: false,
+        run_at: None,
         retry_of: None,
+        schedule: None,
         spec,
     })
 }
@@ -236,6 +299,10 @@ fn finish_spec(mut spec: NewTask, goal: &str, on_child_failure: OnChildFailure) 
     spec.key = Some("finish".to_owned());
     spec.name = Some(name + SUFFIX);
     spec.run_at = None;
+    spec.delay = None;
+    spec.unique = None;
+    spec.approval = None;
+    spec.wait_for = Vec::new();
     spec.depends_on = Vec::new();
     spec.on_dependency_failure = match on_child_failure {
         OnChildFailure::Fail => OnDependencyFailure::Skip,

@@ -8,11 +8,12 @@ use orca_proto::plan::Graph;
 use orca_proto::problem::{FieldError, Kind};
 use orca_proto::queue::{Pause, Paused};
 use orca_proto::schedule::{LastRun, Schedule, ScheduleFilter, ScheduleSpec};
-use orca_proto::spec::is_valid_name;
+use orca_proto::spec::{NewTask, is_valid_name};
 use sqlx::PgConnection;
 use uuid::Uuid;
 
 use super::graph::{Place, prepare};
+use super::lines::Lines;
 use super::transaction::transaction;
 use super::{App, Error, Principal};
 use crate::db::schedule::{self, Next, Stored};
@@ -50,7 +51,7 @@ impl App {
         self.spawned(async move {
             let text = to_json(&spec)?;
             let put = transaction!(app, |tx, _effects| {
-                acceptable(tx, &namespace, &spec).await?;
+                acceptable(tx, &app.0.lines, &namespace, &spec).await?;
                 let known = schedule::lock(tx, &namespace, &name).await?;
                 if known.is_none() && schedule::count(tx, &namespace).await? >= MOST {
                     let detail = format!("the namespace has {MOST} schedules already; delete some first");
@@ -185,12 +186,13 @@ fn pending(known: &Stored, spec: &ScheduleSpec) -> Option<Timestamp> {
 /// Whether a run could be enqueued now, by all that can be said without doing it.
 async fn acceptable(
     connection: &mut PgConnection,
+    lines: &Lines,
     namespace: &str,
     spec: &ScheduleSpec,
 ) -> Result<(), Error> {
-    let place = Place { namespace, parent: None, listed: false };
+    let place = Place { lines, namespace, parent: None, listed: false };
     let graph = Graph { inside: vec![Vec::new()], outside: vec![Vec::new()] };
-    let prepared = prepare(connection, &place, &[TaskId::new()], vec![spec.task.clone()], &graph).await;
+    let prepared = prepare(connection, &place, &[TaskId::new()], vec![NewTask { unique: None, ..spec.task.clone() }], &graph).await;
     prepared.map(drop).map_err(|error| match error {
         Error::Refused(mut problem) => {
             for FieldError { pointer, .. } in &mut problem.errors {

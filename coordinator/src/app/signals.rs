@@ -1,7 +1,8 @@
 //! Wake-ups inside the process: who waits for work, for cancels, for events, for log lines.
 //!
 //! A signal is only ever a hint to look at the database again, and every wait has a limit: a lost or doubled one costs
-//! time, never truth. What becomes ready wakes one waiting claim; a claim that could not take all passes the hint on.
+//! time, never truth. What becomes ready wakes one waiting claim that may take it; a claim that could not take all passes the
+//! hint on.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::hash::{BuildHasher, BuildHasherDefault, DefaultHasher, Hash};
@@ -9,10 +10,12 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use orca_proto::ids::{NodeId, TaskId};
+use orca_proto::spec::{Role, meets};
 use tokio::sync::Notify;
 use uuid::Uuid;
 
 use crate::db::apply::Effects;
+use crate::dispatch::{Asker, LaneKey};
 
 /// How many notifications ids are spread over.
 const SHARDS: usize = 64;
@@ -29,10 +32,25 @@ pub(crate) struct Signals {
     pub(crate) pulse: Notify,
     /// The settler has work.
     pub(crate) unsettled: Notify,
+    /// A claim went away with a signal that it had not used: the lanes must be looked over.
+    pub(crate) dropped: Notify,
+    /// What other coordinators must be told.
+    pub(crate) outbox: Mutex<Outbox>,
+    /// Something was put into the outbox.
+    pub(crate) posted: Notify,
     /// The timer must look when it is next due.
     pub(crate) scheduled: Notify,
     /// A schedule was changed: their timer must look again.
     pub(crate) schedules: Notify,
+}
+
+/// What other coordinators must be told, gathered for a moment.
+#[derive(Debug, Default)]
+pub(crate) struct Outbox {
+    pub(crate) lanes: BTreeSet<i32>,
+    pub(crate) nodes: BTreeSet<NodeId>,
+    pub(crate) settings: bool,
+    pub(crate) schedules: bool,
 }
 
 #[derive(Default)]
@@ -42,26 +60,27 @@ struct Waiters {
 }
 
 struct Claim {
-    lane: Lane,
+    asker: Arc<Wanting>,
     wake: Arc<Notify>,
     signalled: bool,
 }
 
-/// What a claim waits for: tasks of a role in some queues (all, when empty) of a namespace.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) struct Lane {
+/// A node that waits for work of a role in a namespace.
+#[derive(Clone, Debug)]
+pub(crate) struct Wanting {
     pub(crate) namespace: String,
-    pub(crate) role: &'static str,
-    pub(crate) queues: Vec<String>,
+    pub(crate) role: Role,
+    pub(crate) node: Asker,
 }
 
-impl Lane {
-    /// `None` stands for any queue.
-    fn takes(&self, namespace: &str, role: &str, queue: Option<&str>) -> bool {
-        self.namespace == namespace
-            && self.role == role
-            && (self.queues.is_empty()
-                || queue.is_none_or(|queue| self.queues.iter().any(|taken| taken == queue)))
+impl Wanting {
+    /// Whether the node could be granted what stands in this lane, limits and the likes of others aside.
+    fn takes(&self, lane: &LaneKey) -> bool {
+        self.namespace == lane.namespace
+            && self.role == lane.role
+            && (self.node.queues.is_empty() || self.node.queues.contains(&lane.flow.queue))
+            && meets(&lane.requires, &self.node.labels)
+            && self.node.free.is_none_or(|free| free.holds(lane.needs) > 0)
     }
 }
 
@@ -83,6 +102,9 @@ impl Signals {
             events: Notify::new(),
             pulse: Notify::new(),
             unsettled: Notify::new(),
+            dropped: Notify::new(),
+            outbox: Mutex::default(),
+            posted: Notify::new(),
             scheduled: Notify::new(),
             schedules: Notify::new(),
         }
@@ -90,9 +112,6 @@ impl Signals {
 
     /// Passes on what a committed transaction did.
     pub(crate) fn publish(&self, effects: &Effects) {
-        for (namespace, role, queue) in &effects.ready {
-            self.wake_claim(namespace, role, Some(queue));
-        }
         for node in &effects.cancels {
             self.wake_node(*node);
         }
@@ -110,46 +129,48 @@ impl Signals {
         }
     }
 
+    /// Puts what other coordinators must know into the outbox.
+    pub(crate) fn post(&self, effects: &Effects) {
+        if effects.ready.is_empty() && effects.cancels.is_empty() && !effects.settings && !effects.schedules {
+            return;
+        }
+        let mut outbox = self.outbox.lock().unwrap_or_else(PoisonError::into_inner);
+        outbox.lanes.extend(effects.ready.keys());
+        outbox.nodes.extend(&effects.cancels);
+        outbox.settings |= effects.settings;
+        outbox.schedules |= effects.schedules;
+        drop(outbox);
+        self.posted.notify_one();
+    }
+
+    /// Empties the outbox.
+    pub(crate) fn collect(&self) -> Outbox {
+        std::mem::take(&mut *self.outbox.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
     /// Joins those who wait for work. Join first, then look: what becomes ready in between is not missed.
-    pub(crate) fn join(&self, lane: Lane) -> Waiter<'_> {
+    pub(crate) fn join(&self, asker: Arc<Wanting>) -> Waiter<'_> {
         let wake = Arc::new(Notify::new());
         let mut waiters = self.waiters();
         let id = waiters.next;
         waiters.next += 1;
-        waiters.claims.insert(id, Claim { lane, wake: Arc::clone(&wake), signalled: false });
+        waiters.claims.insert(id, Claim { asker, wake: Arc::clone(&wake), signalled: false });
         Waiter { signals: self, id, wake }
     }
 
-    /// Wakes the claim that has waited longest of those that take this queue (`None`: any).
-    pub(crate) fn wake_claim(&self, namespace: &str, role: &str, queue: Option<&str>) {
-        Self::wake_first(&mut self.waiters(), 0, namespace, role, queue);
-    }
-
-    fn wake_first(waiters: &mut Waiters, from: u64, namespace: &str, role: &str, queue: Option<&str>) {
-        let first = waiters
-            .claims
-            .range_mut(from..)
-            .map(|(_, claim)| claim)
-            .find(|claim| !claim.signalled && claim.lane.takes(namespace, role, queue));
+    /// Wakes the claim that has waited longest of those that may take of this lane.
+    pub(crate) fn wake_claim(&self, lane: &LaneKey) {
+        let mut waiters = self.waiters();
+        let first = waiters.claims.values_mut().find(|claim| !claim.signalled && claim.asker.takes(lane));
         if let Some(claim) = first {
             claim.signalled = true;
             claim.wake.notify_one();
         }
     }
 
-    /// The different lanes that claims wait for.
-    pub(crate) fn lanes(&self) -> BTreeSet<Lane> {
-        self.waiters().claims.values().map(|claim| claim.lane.clone()).collect()
-    }
-
-    /// Wakes one claim of exactly this lane.
-    pub(crate) fn wake_lane(&self, lane: &Lane) {
-        let mut waiters = self.waiters();
-        if let Some(claim) = waiters.claims.values_mut().find(|claim| !claim.signalled && claim.lane == *lane)
-        {
-            claim.signalled = true;
-            claim.wake.notify_one();
-        }
+    /// Whether any claim waits.
+    pub(crate) fn any_claim(&self) -> bool {
+        !self.waiters().claims.is_empty()
     }
 
     /// Wakes the held renewals of a node.
@@ -220,23 +241,19 @@ impl Waiter<'_> {
         }
     }
 
-    /// There may be more than this claim could take: the next one should look.
-    pub(crate) fn pass_on(&self) {
-        let mut waiters = self.signals.waiters();
-        if let Some(lane) = waiters.claims.get(&self.id).map(|claim| claim.lane.clone()) {
-            // Only to those behind it: two that cannot take anything would wake each other for ever.
-            Signals::wake_first(&mut waiters, self.id + 1, &lane.namespace, lane.role, None);
-        }
+    /// Whether it was signalled and has not taken the signal.
+    fn unused(&self) -> bool {
+        self.signals.waiters().claims.get(&self.id).is_some_and(|claim| claim.signalled)
     }
 }
 
 impl Drop for Waiter<'_> {
     fn drop(&mut self) {
-        let mut waiters = self.signals.waiters();
-        if let Some(claim) = waiters.claims.remove(&self.id)
-            && claim.signalled
-        {
-            Signals::wake_first(&mut waiters, 0, &claim.lane.namespace, claim.lane.role, None);
+        let unused = self.unused();
+        self.signals.waiters().claims.remove(&self.id);
+        if unused {
+            // What it was woken for is somebody else's now.
+            self.signals.dropped.notify_one();
         }
     }
 }
@@ -244,45 +261,68 @@ impl Drop for Waiter<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::dispatch::{Capacity, Flow};
 
-    fn lane(queues: &[&str]) -> Lane {
-        Lane {
-            namespace: "n".into(),
-            role: "work",
-            queues: queues.iter().map(|queue| (*queue).to_owned()).collect(),
-        }
+    fn wanting(queues: &[&str], labels: &[(&str, &str)]) -> Arc<Wanting> {
+        let own = |text: &&str| (*text).to_owned();
+        let node = Asker {
+            queues: queues.iter().map(own).collect(),
+            labels: labels.iter().map(|(key, value)| (own(key), own(value))).collect(),
+            ..Asker::default()
+        };
+        Arc::new(Wanting { namespace: "n".into(), role: Role::Work, node })
     }
 
-    fn signalled(signals: &Signals, waiter: &Waiter<'_>) -> bool {
-        signals.waiters().claims.get(&waiter.id).is_some_and(|claim| claim.signalled)
+    fn lane(namespace: &str, role: Role, queue: &str) -> LaneKey {
+        LaneKey {
+            namespace: namespace.into(),
+            role,
+            flow: Flow { queue: queue.into(), group: None },
+            priority: 0,
+            needs: Capacity::default(),
+            requires: BTreeMap::new(),
+            prefers: BTreeMap::new(),
+        }
     }
 
     #[test]
     fn one_waiting_claim_is_woken_and_it_is_the_one_that_takes_the_queue() {
         let signals = Signals::new();
-        let other = signals.join(lane(&["b"]));
-        let first = signals.join(lane(&["a"]));
-        let second = signals.join(lane(&[]));
-        signals.wake_claim("n", "work", Some("a"));
-        assert_eq!([&other, &first, &second].map(|waiter| signalled(&signals, waiter)), [false, true, false]);
+        let other = signals.join(wanting(&["b"], &[]));
+        let first = signals.join(wanting(&["a"], &[]));
+        let second = signals.join(wanting(&[], &[]));
+        signals.wake_claim(&lane("n", Role::Work, "a"));
+        assert_eq!([&other, &first, &second].map(Waiter::unused), [false, true, false]);
     }
 
     #[test]
-    fn a_signal_that_was_not_used_goes_to_the_next() {
+    fn a_claim_of_a_node_without_the_label_is_passed_over() {
         let signals = Signals::new();
-        let first = signals.join(lane(&[]));
-        let second = signals.join(lane(&[]));
-        signals.wake_claim("n", "work", Some("a"));
+        let without = signals.join(wanting(&[], &[]));
+        let with = signals.join(wanting(&[], &[("gpu", "a100")]));
+        let needs = LaneKey { requires: [("gpu".into(), "a100".into())].into(), ..lane("n", Role::Work, "a") };
+        signals.wake_claim(&needs);
+        assert_eq!([&without, &with].map(Waiter::unused), [false, true]);
+    }
+
+    #[test]
+    fn a_signal_that_was_not_used_is_told() {
+        let signals = Signals::new();
+        let first = signals.join(wanting(&[], &[]));
+        signals.wake_claim(&lane("n", Role::Work, "a"));
         drop(first);
-        assert!(signalled(&signals, &second));
+        let told = tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(async {
+            tokio::select! { biased; () = signals.dropped.notified() => true, () = std::future::ready(()) => false }
+        });
+        assert!(told);
     }
 
     #[test]
     fn a_signal_for_another_namespace_or_role_wakes_nobody() {
         let signals = Signals::new();
-        let waiter = signals.join(lane(&[]));
-        signals.wake_claim("m", "work", None);
-        signals.wake_claim("n", "plan", None);
-        assert!(!signalled(&signals, &waiter));
+        let waiter = signals.join(wanting(&[], &[]));
+        signals.wake_claim(&lane("m", Role::Work, "a"));
+        signals.wake_claim(&lane("n", Role::Plan, "a"));
+        assert!(!waiter.unused());
     }
 }

@@ -3,37 +3,15 @@
 
 use std::future::Future;
 
-use serde::{Deserialize, Serialize};
-use sqlx::{PgConnection, Postgres, Transaction};
+use sqlx::{Postgres, Transaction};
 use tracing::Instrument;
 use uuid::Uuid;
 
 use super::{App, Error};
 use crate::db::apply::Effects;
-use crate::db::session;
 
 /// How often a transaction that Postgres gave up is run again.
 pub(crate) const TRIES: u32 = 5;
-/// The channel on which coordinators tell each other what became ready.
-pub(crate) const READY: &str = "orca_ready";
-/// The channel on which coordinators tell each other which nodes must cancel.
-pub(crate) const CANCEL: &str = "orca_cancel";
-/// A notification's payload must stay below 8,000 bytes.
-const PAYLOAD: usize = 7_000;
-
-/// What coordinators tell each other. An empty list stands for one too long to send: anything may have changed.
-#[derive(Debug, Serialize, Deserialize)]
-pub(crate) struct Notice {
-    /// Who sent it.
-    pub(crate) from: Uuid,
-    /// On [`READY`]: lanes as (namespace, role, queue).
-    #[serde(default)]
-    pub(crate) lanes: Vec<(String, String, String)>,
-    /// On [`CANCEL`]: nodes.
-    #[serde(default)]
-    pub(crate) nodes: Vec<Uuid>,
-}
-
 /// Runs `$body` in a transaction and commits it; `$tx` is its connection, `$effects` collects what others must be told.
 /// Must run inside [`App::spawned`].
 macro_rules! transaction {
@@ -80,45 +58,47 @@ impl App {
         Ok(self.0.pool.begin().await?)
     }
 
-    /// Commits, with a word to the other coordinators inside and one to this process's own waiters after.
+    /// Commits, and tells what came of it.
     pub(crate) async fn commit(
         &self,
-        mut transaction: Transaction<'static, Postgres>,
+        transaction: Transaction<'static, Postgres>,
         effects: Effects,
     ) -> Result<(), Error> {
-        self.tell_others(&mut transaction, &effects).await?;
         transaction.commit().await?;
-        self.0.signals.publish(&effects);
+        self.publish(&effects);
         Ok(())
     }
 
-    async fn tell_others(&self, connection: &mut PgConnection, effects: &Effects) -> Result<(), Error> {
-        let from = self.0.signals.process;
+    /// Passes on what a committed transaction did: to those who wait in this process, and to the other coordinators.
+    pub(crate) fn publish(&self, effects: &Effects) {
+        let (lines, signals) = (&self.0.lines, &self.0.signals);
         if !effects.ready.is_empty() {
-            let lanes = effects
-                .ready
-                .iter()
-                .map(|(namespace, role, queue)| (namespace.clone(), (*role).to_owned(), queue.clone()))
-                .collect();
-            send(connection, READY, Notice { from, lanes, nodes: Vec::new() }).await?;
+            let now_us = self.0.clock.now_us();
+            for (lane, count) in &effects.ready {
+                if lines.entered(*lane, *count, now_us)
+                    && let Some(key) = lines.key(*lane)
+                {
+                    signals.wake_claim(&key);
+                } else {
+                    signals.dropped.notify_one();
+                }
+            }
         }
-        if !effects.cancels.is_empty() {
-            let nodes = effects.cancels.iter().map(|node| node.0).collect();
-            send(connection, CANCEL, Notice { from, lanes: Vec::new(), nodes }).await?;
+        if effects.settings {
+            lines.forget_settings();
+            signals.dropped.notify_one();
         }
-        Ok(())
+        if signals.any_claim() {
+            for namespace in &effects.released {
+                let bounded = lines.settings(namespace).is_none_or(|known| known.settings.is_bounded());
+                if bounded {
+                    lines.waiting(Some(namespace)).iter().for_each(|lane| signals.wake_claim(lane));
+                }
+            }
+        }
+        signals.publish(effects);
+        signals.post(effects);
     }
-}
-
-async fn send(connection: &mut PgConnection, channel: &str, notice: Notice) -> Result<(), Error> {
-    let text = |notice: &Notice| {
-        serde_json::to_string(notice).map_err(|error| Error::Internal(format!("a notice: {error}")))
-    };
-    let mut payload = text(&notice)?;
-    if payload.len() > PAYLOAD {
-        payload = text(&Notice { lanes: Vec::new(), nodes: Vec::new(), ..notice })?;
-    }
-    Ok(session::notify(connection, channel, &payload).await?)
 }
 
 /// A random number in `[0, 1)`.

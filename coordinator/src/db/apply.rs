@@ -1,6 +1,6 @@
 //! Writing what the state machine decided: the tasks, and everything that follows from their new states.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use orca_proto::ids::{NodeId, TaskId};
 use orca_proto::node::LeaseRef;
@@ -19,8 +19,10 @@ const CHUNK: usize = 10_000;
 /// What others must be told once the transaction has committed.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Effects {
-    /// Lanes in which something became ready.
-    pub(crate) ready: BTreeSet<i32>,
+    /// Lanes in which something became ready, and how much.
+    pub(crate) ready: BTreeMap<i32, u64>,
+    /// Namespaces in which attempts ended: where limits are, others may begin.
+    pub(crate) released: BTreeSet<String>,
     /// Nodes that must cancel something.
     pub(crate) cancels: BTreeSet<NodeId>,
     /// Something waits to be settled.
@@ -43,7 +45,7 @@ impl Effects {
         self.events = true;
         match state {
             State::Ready => {
-                self.ready.insert(lane);
+                *self.ready.entry(lane).or_default() += 1;
             }
             State::Scheduled => self.scheduled = true,
             state if state.is_terminal() => self.ended.push(id),
@@ -179,6 +181,7 @@ async fn move_leases(
     for (task, change) in chunk.iter().filter(|(task, _)| task.snapshot.state == State::Running) {
         if change.state != State::Running {
             released.push(task.lease());
+            effects.released.insert(task.namespace.clone());
             continue;
         }
         special.push(task.lease());

@@ -54,3 +54,17 @@ pub(crate) async fn forget_old(connection: &mut PgConnection, most: i64) -> sqlx
     .await?;
     Ok(done.rows_affected())
 }
+
+/// Changes what a key answers: other tasks stand in for some of those that were to be made.
+pub(crate) async fn amend(
+    connection: &mut PgConnection,
+    namespace: &str,
+    key: &str,
+    ids: &[TaskId],
+) -> sqlx::Result<()> {
+    let ids: Vec<Uuid> = ids.iter().map(|id| id.0).collect();
+    sqlx::query!("UPDATE orca.idempotency_keys SET ids = $3 WHERE namespace = $1 AND key = $2", namespace, key, &ids)
+        .execute(connection)
+        .await
+        .map(drop)
+}

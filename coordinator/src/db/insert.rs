@@ -183,7 +183,7 @@ pub(crate) async fn tasks(
             push_plain(&mut plain, namespace, task)?;
             effects.entered(task.id, task.lane, task.state);
         }
-        return super::queue::enqueue_plain(connection, &plain).await;
+        return super::queue::enqueue_plain(connection, &plain).await.map(drop);
     }
     let mut entered = Vec::with_capacity(tasks.len());
     for chunk in tasks.chunks(CHUNK) {

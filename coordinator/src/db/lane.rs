@@ -96,19 +96,26 @@ pub(crate) struct Waiting {
     pub(crate) id: i32,
     pub(crate) key: LaneKey,
     pub(crate) since: Time,
+    /// Tasks in line; exact only while they are few.
+    pub(crate) waiting: u64,
 }
 
 /// The lanes in which something waits, and since when its first has been in line; with `only`, of those.
 pub(crate) async fn waiting(connection: &mut PgConnection, only: Option<&[i32]>) -> sqlx::Result<Vec<Waiting>> {
     let rows = sqlx::query!(
         r#"SELECT l.id, l.namespace, l.role, l.queue, l.grp, l.priority, l.millicpus, l.memory, l.requires, l.prefers,
-                  first.ready_at AS "since!: Time"
+                  first.ready_at AS "since!: Time",
+                  (SELECT coalesce(sum(f.size), 0)::bigint FROM (
+                       SELECT s.size FROM orca.segments s WHERE s.lane = l.id AND s.seq > coalesce(head.seq, 0)
+                       ORDER BY s.seq LIMIT 100) f) AS "further!", first.left AS "left!", coalesce(first.seq = head.seq, false) AS "first_is_head!"
            FROM orca.lanes l
            LEFT JOIN LATERAL (SELECT g.seq, g.upto FROM orca.grants g WHERE g.lane = l.id
                               ORDER BY g.seq DESC, g.upto DESC LIMIT 1) head ON true
            CROSS JOIN LATERAL (SELECT s.seq, s.size FROM orca.segments s WHERE s.lane = l.id
                                ORDER BY s.seq DESC LIMIT 1) tail
-           CROSS JOIN LATERAL (SELECT s.ready_at FROM orca.segments s
+           CROSS JOIN LATERAL (SELECT s.ready_at, s.seq,
+                                      s.size - CASE WHEN s.seq = head.seq THEN head.upto ELSE 0 END AS left
+                               FROM orca.segments s
                                WHERE s.lane = l.id AND s.seq >= coalesce(head.seq, 0)
                                  AND (s.seq > coalesce(head.seq, 0) OR s.size > head.upto)
                                ORDER BY s.seq LIMIT 1) first
@@ -132,7 +139,9 @@ pub(crate) async fn waiting(connection: &mut PgConnection, only: Option<&[i32]>)
                 requires: read_labels(&row.requires, "lanes.requires")?,
                 prefers: read_labels(&row.prefers, "lanes.prefers")?,
             };
-            Ok(Waiting { id: row.id, key, since: row.since })
+            let first = if row.first_is_head { u64::try_from(row.left).unwrap_or_default() } else { 0 };
+            let further = u64::try_from(row.further).unwrap_or_default();
+            Ok(Waiting { id: row.id, key, since: row.since, waiting: first + further })
         })
         .collect()
 }

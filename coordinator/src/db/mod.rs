@@ -27,6 +27,8 @@ pub(crate) mod node;
 pub(crate) mod queue;
 pub(crate) mod retention;
 pub(crate) mod schedule;
+pub(crate) mod quota;
+pub(crate) mod rules;
 pub(crate) mod session;
 pub(crate) mod settlement;
 pub(crate) mod snapshot;

@@ -7,16 +7,16 @@ use orca_proto::node::{Node, NodeState, Registration};
 use sqlx::PgConnection;
 use uuid::Uuid;
 
+use crate::app::lines::millicpus;
+use crate::dispatch::{Asker, Capacity, Labels};
+
 use super::{Time, as_word, from_json, millis, to_json, word};
 
 /// A node as the coordinator deals with it.
 pub(crate) struct Known {
     pub(crate) id: Uuid,
-    pub(crate) name: String,
     pub(crate) subject: String,
     pub(crate) instance: Uuid,
-    pub(crate) role: String,
-    pub(crate) slots: i32,
 }
 
 /// Locks the node of a name.
@@ -27,7 +27,7 @@ pub(crate) async fn lock_by_name(
 ) -> sqlx::Result<Option<Known>> {
     sqlx::query_as!(
         Known,
-        r#"SELECT id, name, subject, instance, role, slots FROM orca.nodes
+        r#"SELECT id, subject, instance FROM orca.nodes
            WHERE namespace = $1 AND name = $2 FOR UPDATE"#,
         namespace,
         name
@@ -47,11 +47,12 @@ pub(crate) async fn register(
     let labels = to_json(&registration.labels)?;
     sqlx::query!(
         r#"INSERT INTO orca.nodes (id, namespace, name, subject, instance, role, slots, version, runtime, labels,
-               registered_at, last_seen_at)
-           VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10::text::json, orca.now(), orca.now())
+               millicpus, memory, registered_at, last_seen_at)
+           VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10::text::json, $11, $12, orca.now(), orca.now())
            ON CONFLICT (id) DO UPDATE SET instance = excluded.instance, role = excluded.role,
                slots = excluded.slots, version = excluded.version, runtime = excluded.runtime,
-               labels = excluded.labels, draining = false, last_seen_at = excluded.last_seen_at"#,
+               labels = excluded.labels, millicpus = excluded.millicpus, memory = excluded.memory,
+               draining = false, last_seen_at = excluded.last_seen_at"#,
         id.0,
         namespace,
         registration.name,
@@ -61,7 +62,93 @@ pub(crate) async fn register(
         i32::try_from(registration.slots).unwrap_or(i32::MAX),
         registration.version,
         registration.runtime,
-        labels
+        labels,
+        registration.cpus.map(|cpus| i64::try_from(millicpus(cpus)).unwrap_or(i64::MAX)),
+        registration.memory.map(|memory| i64::try_from(memory.0).unwrap_or(i64::MAX))
+    )
+    .execute(connection)
+    .await
+    .map(drop)
+}
+
+/// A node as a claim needs it.
+pub(crate) struct Claiming {
+    pub(crate) name: String,
+    pub(crate) subject: String,
+    pub(crate) instance: Uuid,
+    pub(crate) role: String,
+    pub(crate) labels: Labels,
+}
+
+/// One node of a namespace.
+pub(crate) async fn get(
+    connection: &mut PgConnection,
+    namespace: &str,
+    id: NodeId,
+) -> sqlx::Result<Option<Claiming>> {
+    let row = sqlx::query!(
+        r#"SELECT name, subject, instance, role, labels::text AS "labels!" FROM orca.nodes WHERE id = $1 AND namespace = $2"#,
+        id.0,
+        namespace
+    )
+    .fetch_optional(connection)
+    .await?;
+    row.map(|row| {
+        let labels = from_json(&row.labels, "nodes.labels")?;
+        Ok(Claiming { name: row.name, subject: row.subject, instance: row.instance, role: row.role, labels })
+    })
+    .transpose()
+}
+
+/// A live node that takes work, and what it has free.
+pub(crate) async fn live(
+    connection: &mut PgConnection,
+    namespace: &str,
+    role: &str,
+    lease: Duration,
+) -> sqlx::Result<Vec<Asker>> {
+    let rows = sqlx::query!(
+        r#"SELECT n.name, n.labels::text AS "labels!", n.queues, n.slots, n.millicpus, n.memory,
+                  coalesce(u.open, 0)::bigint AS "open!", coalesce(u.millicpus, 0)::bigint AS "used_millicpus!",
+                  coalesce(u.memory, 0)::bigint AS "used_memory!"
+           FROM orca.nodes n
+           LEFT JOIN LATERAL (
+               SELECT sum(g.open) AS open, sum(g.open * l.millicpus) AS millicpus, sum(g.open * l.memory) AS memory
+               FROM orca.grants g JOIN orca.lanes l ON l.id = g.lane WHERE g.node = n.id AND g.open > 0) u ON true
+           WHERE n.namespace = $1 AND n.role = $2 AND NOT n.draining
+             AND n.last_seen_at >= orca.now() - $3::bigint * interval '1 millisecond'
+           ORDER BY n.name"#,
+        namespace,
+        role,
+        millis(lease)
+    )
+    .fetch_all(connection)
+    .await?;
+    let less = |all: i64, used: i64| u64::try_from(all - used).unwrap_or_default();
+    rows.into_iter()
+        .map(|row| {
+            let free = row.millicpus.zip(row.memory).map(|(millicpus, memory)| Capacity {
+                millicpus: less(millicpus, row.used_millicpus),
+                memory: less(memory, row.used_memory),
+            });
+            Ok(Asker {
+                name: row.name,
+                labels: from_json(&row.labels, "nodes.labels")?,
+                queues: row.queues.into_iter().collect(),
+                slots: u32::try_from(i64::from(row.slots) - row.open).unwrap_or_default(),
+                free,
+            })
+        })
+        .collect()
+}
+
+/// Notes that these nodes were heard of.
+pub(crate) async fn heard(connection: &mut PgConnection, ids: &[NodeId]) -> sqlx::Result<()> {
+    let ids: Vec<Uuid> = ids.iter().map(|id| id.0).collect();
+    sqlx::query!(
+        r#"WITH locked AS (SELECT id FROM orca.nodes WHERE id = ANY($1) ORDER BY id FOR NO KEY UPDATE SKIP LOCKED)
+           UPDATE orca.nodes n SET last_seen_at = orca.now() FROM locked k WHERE n.id = k.id"#,
+        &ids
     )
     .execute(connection)
     .await
@@ -81,7 +168,7 @@ pub(crate) async fn seen(
         r#"UPDATE orca.nodes SET
                last_seen_at = CASE WHEN instance = $3 THEN orca.now() ELSE last_seen_at END,
                draining = CASE WHEN instance = $3 THEN coalesce($4, draining) ELSE draining END
-           WHERE id = $1 AND namespace = $2 RETURNING id, name, subject, instance, role, slots"#,
+           WHERE id = $1 AND namespace = $2 RETURNING id, subject, instance"#,
         id.0,
         namespace,
         instance.0,

@@ -47,10 +47,25 @@ pub(crate) struct Plain {
     pub(crate) retries: Vec<Option<String>>,
 }
 
-/// Enqueues plain tasks, in line at once, by one statement.
-pub(crate) async fn enqueue_plain(connection: &mut PgConnection, tasks: &Plain) -> sqlx::Result<()> {
-    sqlx::query!(
-        r#"SELECT orca.enqueue_plain($1, $2, $3, $4, $5, $6, $7, $8, $9) AS "done: _""#,
+impl Plain {
+    /// Adds all of another's.
+    pub(crate) fn append(&mut self, mut other: Self) {
+        self.namespaces.append(&mut other.namespaces);
+        self.ids.append(&mut other.ids);
+        self.lanes.append(&mut other.lanes);
+        self.names.append(&mut other.names);
+        self.max_attempts.append(&mut other.max_attempts);
+        self.specs.append(&mut other.specs);
+        self.keys.append(&mut other.keys);
+        self.labels.append(&mut other.labels);
+        self.retries.append(&mut other.retries);
+    }
+}
+
+/// Enqueues plain tasks, in line at once, by one statement; answers when that was.
+pub(crate) async fn enqueue_plain(connection: &mut PgConnection, tasks: &Plain) -> sqlx::Result<Time> {
+    sqlx::query_scalar!(
+        r#"SELECT orca.enqueue_plain($1, $2, $3, $4, $5, $6, $7, $8, $9) AS "at!: Time""#,
         &tasks.namespaces,
         &tasks.ids,
         &tasks.lanes,
@@ -61,9 +76,8 @@ pub(crate) async fn enqueue_plain(connection: &mut PgConnection, tasks: &Plain) 
         &tasks.labels as &[Option<String>],
         &tasks.retries as &[Option<String>],
     )
-    .execute(connection)
+    .fetch_one(connection)
     .await
-    .map(drop)
 }
 
 /// Puts queued tasks in line, in the order given.
@@ -126,7 +140,7 @@ pub(crate) async fn finish(
     namespace: &str,
     subject: &str,
     leases: &[LeaseRef],
-    results: &[Option<&str>],
+    results: &[Option<String>],
 ) -> sqlx::Result<Vec<usize>> {
     let tasks: Vec<Uuid> = leases.iter().map(|lease| lease.task.0).collect();
     let tokens: Vec<i64> = leases.iter().map(|lease| lease.token.0).collect();
@@ -136,7 +150,7 @@ pub(crate) async fn finish(
         subject,
         &tasks,
         &tokens,
-        results as &[Option<&str>]
+        results as &[Option<String>]
     )
     .fetch_all(connection)
     .await?;

@@ -1,4 +1,4 @@
-//! Scheduled tasks whose time has come: by a timer set for the next one, and on a period.
+//! Scheduled tasks whose time has come, and timers that went off: by a timer set for the next one, and on a period.
 
 use std::time::Duration;
 
@@ -7,7 +7,6 @@ use tokio_util::sync::CancellationToken;
 use crate::app::transaction::transaction;
 use crate::app::{App, Error};
 use crate::db::queue;
-use orca_proto::spec::Role;
 
 /// Tasks in one transaction.
 const BATCH: i64 = 5_000;
@@ -19,7 +18,7 @@ const SHORTEST: Duration = Duration::from_millis(2);
 /// Makes every task that is due ready.
 pub(crate) async fn run(app: &App) -> Result<(), Error> {
     while turn(app).await? >= usize::try_from(BATCH).unwrap_or_default() {}
-    Ok(())
+    super::timers::run(app).await
 }
 
 /// Runs at the time of the next scheduled task, until `shutdown`.
@@ -55,8 +54,7 @@ async fn turn(app: &App) -> Result<usize, Error> {
                 let woken = queue::wake_due(tx, BATCH).await?;
                 let count = woken.len();
                 for lane in woken {
-                    let role = if lane.role == "plan" { Role::Plan } else { Role::Work };
-                    effects.ready.insert((lane.namespace, crate::db::apply::role_word(role), lane.queue));
+                    *effects.ready.entry(lane).or_default() += 1;
                     effects.events = true;
                 }
                 if count > 0 {

@@ -1,7 +1,8 @@
 //! Leases that ran out: their attempts are lost, and their tasks are granted again or end.
 
 use orca_proto::ids::TaskId;
-use orca_proto::task::Outcome;
+use orca_proto::node::LeaseRef;
+use orca_proto::task::{Outcome, State};
 
 use crate::app::transaction::{sample, transaction};
 use crate::app::{App, Error};
@@ -9,33 +10,37 @@ use crate::db::apply::apply;
 use crate::db::{lease, snapshot};
 use crate::lifecycle::{Event, Returned, transition};
 
-/// Leases in one transaction.
-const BATCH: i64 = 500;
+/// Grants whose leases end in one transaction.
+const BATCH: i64 = 50;
 
 /// Reclaims every lease that has run out.
 pub(crate) async fn run(app: &App) -> Result<(), Error> {
     loop {
-        let reclaimed = turn(app).await?;
+        let (found, reclaimed) = turn(app).await?;
         for (task, state) in &reclaimed {
             tracing::info!(task.id = %task, task.state = %state, "a lease ran out");
         }
-        if reclaimed.len() < usize::try_from(BATCH).unwrap_or_default() {
+        if reclaimed.is_empty() || found < usize::try_from(BATCH).unwrap_or_default() {
             return Ok(());
         }
     }
 }
 
-async fn turn(app: &App) -> Result<Vec<(TaskId, orca_proto::task::State)>, Error> {
+/// How many were looked at, and what became of those that were reclaimed.
+async fn turn(app: &App) -> Result<(usize, Vec<(TaskId, State)>), Error> {
     let app = app.clone();
     app.clone()
         .spawned(async move {
             transaction!(app, |tx, effects| {
                 let ids = lease::expired(tx, BATCH).await?;
                 if ids.is_empty() {
-                    return Ok(Vec::new());
+                    return Ok((0, Vec::new()));
                 }
                 let mut changes = Vec::with_capacity(ids.len());
-                for task in snapshot::lock(tx, &ids).await? {
+                let locked = snapshot::lock(tx, &ids).await?;
+                let leases: Vec<LeaseRef> = locked.iter().map(|task| task.lease()).collect();
+                let over = lease::still_expired(tx, &leases).await?;
+                for task in locked.into_iter().filter(|task| over.contains(&task.lease())) {
                     let event = Event::AttemptEnded {
                         outcome: Outcome::Lost,
                         returned: Returned::Nothing,
@@ -46,12 +51,12 @@ async fn turn(app: &App) -> Result<Vec<(TaskId, orca_proto::task::State)>, Error
                         Err(refusal) => {
                             // It must not keep the others from being reclaimed.
                             tracing::error!(task.id = %task.id, %refusal, "a lease of a task that does not run");
-                            lease::release(tx, &[task.id.0]).await?;
+                            lease::release(tx, &[task.lease()]).await?;
                         }
                     }
                 }
                 apply(tx, &changes, effects).await?;
-                Ok(changes.iter().map(|(task, change)| (task.id, change.state)).collect())
+                Ok((ids.len(), changes.iter().map(|(task, change)| (task.id, change.state)).collect()))
             })
         })
         .await

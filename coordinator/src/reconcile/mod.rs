@@ -16,15 +16,20 @@ mod leases;
 mod retention;
 mod schedule;
 mod settle;
-mod start_limit;
+mod timers;
 mod wake;
 
 pub(crate) use leases::run as expire_leases;
+pub(crate) use wake::run as look_over;
 
 /// How often things are looked at for which nothing better is known.
 const PERIOD: Duration = Duration::from_millis(500);
 /// How often lost signals are made up for.
 const SAFETY_NET: Duration = Duration::from_secs(1);
+/// How often it is written down which nodes are here, at the least.
+const PRESENCE: Duration = Duration::from_secs(5);
+/// How often what was taken of the lines is removed.
+const SWEEP: Duration = Duration::from_secs(5);
 /// How often what is old is looked for.
 const HOUSEKEEPING: Duration = Duration::from_secs(60);
 /// A pause after a failure, so that a database that is down is not hammered.
@@ -39,9 +44,10 @@ pub(crate) fn start(app: &App, shutdown: &CancellationToken, tracker: &TaskTrack
         tracker.spawn(repeat(name, app.clone(), shutdown.clone(), period, turn));
     };
     spawn("leases", Period::Every(sweep), |app| Box::pin(leases::run(app)));
-    spawn("start limits", Period::Every(PERIOD), |app| Box::pin(start_limit::run(app)));
     spawn("settlement", Period::Settlement, |app| Box::pin(settle::run(app)));
-    spawn("wake-ups", Period::Every(SAFETY_NET), |app| Box::pin(wake::run(app)));
+    spawn("wake-ups", Period::Lanes, |app| Box::pin(wake::run(app)));
+    spawn("presence", Period::Every((app.0.lease / 6).min(PRESENCE)), |app| Box::pin(wake::presence(app)));
+    spawn("lines", Period::Every(SWEEP), |app| Box::pin(wake::sweep(app)));
     spawn("settlement repair", Period::Every(HOUSEKEEPING), |app| Box::pin(settle::repair(app)));
     spawn("retention", Period::Every(HOUSEKEEPING), |app| Box::pin(retention::run(app)));
     tracker.spawn(due::repeat(app.clone(), shutdown.clone()));
@@ -54,11 +60,12 @@ pub(crate) async fn once(app: &App) -> Result<(), Error> {
     leases::run(app).await?;
     schedule::run(app).await?;
     due::run(app).await?;
-    start_limit::run(app).await?;
     settle::run(app).await?;
     settle::repair(app).await?;
     settle::run(app).await?;
     retention::run(app).await?;
+    wake::presence(app).await?;
+    wake::sweep(app).await?;
     wake::run(app).await
 }
 
@@ -66,6 +73,8 @@ pub(crate) async fn once(app: &App) -> Result<(), Error> {
 #[derive(Clone, Copy)]
 enum Period {
     Every(Duration),
+    /// When the lanes must be looked over, at the latest after the safety net's time.
+    Lanes,
     /// When something waits to be settled, at the latest after the safety net's time.
     Settlement,
 }
@@ -81,6 +90,9 @@ async fn repeat(
         let pause = async {
             match period {
                 Period::Every(time) => tokio::time::sleep(time).await,
+                Period::Lanes => {
+                    let _ = tokio::time::timeout(SAFETY_NET, app.0.signals.dropped.notified()).await;
+                }
                 Period::Settlement => {
                     let _ = tokio::time::timeout(SAFETY_NET, app.0.signals.unsettled.notified()).await;
                 }

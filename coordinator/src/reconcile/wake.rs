@@ -5,26 +5,40 @@ use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
 use crate::app::{App, Error};
-use crate::db::queue;
+use crate::db::{lane, node, queue};
+use crate::dispatch::LaneKey;
 
 /// Events become visible when the transactions before them have ended: a second look finds those that had not.
 const ECHOES: [Duration; 2] = [Duration::from_millis(50), Duration::from_millis(250)];
 /// Between two wake-ups, however many transactions write events meanwhile: each follower asks the database each time.
 const GAP: Duration = Duration::from_millis(20);
 
-/// For each lane that claims wait for: wakes one of them if something waits in it. One query per lane, however many
-/// claims there are.
+/// Looks which lanes have something in line, and wakes a claim for each.
 pub(crate) async fn run(app: &App) -> Result<(), Error> {
-    let lanes = app.0.signals.lanes();
-    if lanes.is_empty() {
+    let version = app.0.lines.version();
+    let mut connection = app.0.pool.acquire().await?;
+    let waiting = lane::waiting(&mut connection, None).await?;
+    drop(connection);
+    let keys: Vec<LaneKey> = waiting.iter().map(|lane| lane.key.clone()).collect();
+    app.0.lines.refresh(version, waiting, true);
+    keys.iter().for_each(|lane| app.0.signals.wake_claim(lane));
+    Ok(())
+}
+
+/// Writes down which nodes are here.
+pub(crate) async fn presence(app: &App) -> Result<(), Error> {
+    let nodes = app.0.presence.collect();
+    if nodes.is_empty() {
         return Ok(());
     }
     let mut connection = app.0.pool.acquire().await?;
-    for lane in lanes {
-        if queue::has_ready(&mut connection, &lane.namespace, lane.role, &lane.queues).await? {
-            app.0.signals.wake_lane(&lane);
-        }
-    }
+    Ok(node::heard(&mut connection, &nodes).await?)
+}
+
+/// Removes what has been taken of the lines.
+pub(crate) async fn sweep(app: &App) -> Result<(), Error> {
+    let mut connection = app.0.pool.acquire().await?;
+    queue::sweep(&mut connection).await?;
     Ok(())
 }
 

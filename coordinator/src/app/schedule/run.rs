@@ -92,7 +92,7 @@ impl App {
                 let (spec, _) = understood(&stored)?;
                 let now = session::now(tx).await?;
                 let last = open_run(tx, &stored).await?;
-                let run = Runs { stored: &stored, spec: &spec, last, key: key.as_ref() };
+                let run = Runs { lines: &app.0.lines, stored: &stored, spec: &spec, last, key: key.as_ref() };
                 Ok(run.enqueue(tx, &[now], effects).await?.into())
             })
         })
@@ -133,7 +133,7 @@ impl App {
                 let runs = runs_within(&calendar, &window, stored.spec.len())?;
                 let last = open_run(tx, &stored).await?;
                 let behind = ScheduleSpec { overlap: Overlap::Queue, ..spec };
-                let run = Runs { stored: &stored, spec: &behind, last, key: key.as_ref() };
+                let run = Runs { lines: &app.0.lines, stored: &stored, spec: &behind, last, key: key.as_ref() };
                 Ok(run.enqueue(tx, &runs, effects).await?.into())
             })
         })
@@ -153,7 +153,7 @@ async fn fire(connection: &mut PgConnection, stored: &Stored, effects: &mut Effe
     for at in runs {
         let unique = format!("schedule/{name}/{at}");
         let key = (unique.clone(), fingerprint("schedule", &unique)?);
-        let run = Runs { stored, spec: &spec, last, key: Some(&key) };
+        let run = Runs { lines, stored, spec: &spec, last, key: Some(&key) };
         let ids = run.enqueue(connection, &[at], effects).await?;
         if spec.overlap == Overlap::Queue {
             last = ids.last().copied();
@@ -207,6 +207,7 @@ fn runs_within(calendar: &Calendar, window: &Backfill, spec_bytes: usize) -> Res
 
 /// Runs of a schedule to enqueue; its row is locked.
 struct Runs<'a> {
+    lines: &'a Lines,
     stored: &'a Stored,
     spec: &'a ScheduleSpec,
     /// The last run, if it has not ended.
@@ -244,9 +245,12 @@ impl Runs<'_> {
             outside: (0..runs.len()).map(|index| outside(index == 0)).collect(),
         };
         let tasks: Vec<NewTask> = runs.iter().map(|at| self.task(*at)).collect();
-        let place = Place { namespace, parent: None, listed: runs.len() > 1 };
-        let prepared = prepare(connection, &place, &ids, tasks, &graph).await?;
-        insert::tasks(connection, namespace, &prepared, effects).await?;
+        let place = Place { lines: self.lines, namespace, parent: None, listed: runs.len() > 1 };
+        let mut planned = prepare(connection, &place, &ids, tasks, &graph).await?;
+        planned.tasks.iter_mut().for_each(|task| task.schedule = Some(self.stored.name.clone()));
+        amend(connection, namespace, self.key, &planned).await?;
+        insert::tasks(connection, namespace, &planned.tasks, effects).await?;
+        let ids = planned.ids;
         if let (Some(at), Some(id)) = (runs.last(), ids.last()) {
             schedule::ran(connection, self.stored, *at, *id).await?;
         }

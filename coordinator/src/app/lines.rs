@@ -1,0 +1,225 @@
+//! What this process knows of the lanes: their numbers, what waits in them, how their flows shared lately. All of it is a
+//! guess that saves looking; the database has the last word at every claim, and the guess is made good from it each second.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use orca_proto::spec::{NewTask, Role};
+use tokio::time::Instant;
+
+use crate::db::lane::Waiting;
+use crate::db::queue::Left;
+use crate::db::rules::Rules;
+use crate::dispatch::{Capacity, Fairness, Fleet, Flow, LaneKey, Line};
+
+/// How long settings and fleets are taken for true.
+const FRESH: Duration = Duration::from_secs(1);
+/// Lanes whose numbers are kept.
+const KNOWN: usize = 100_000;
+
+/// Everything that is known.
+#[derive(Default)]
+pub(crate) struct Lines(Mutex<State>);
+
+#[derive(Default)]
+struct State {
+    ids: HashMap<Arc<LaneKey>, i32>,
+    keys: HashMap<i32, Arc<LaneKey>>,
+    waiting: HashMap<i32, Held>,
+    version: u64,
+    fairness: HashMap<(String, Role), Fairness>,
+    settings: HashMap<String, (Instant, Arc<Rules>)>,
+    fleets: HashMap<(String, Role), (Instant, Arc<Fleet>)>,
+}
+
+/// A lane in which something is thought to wait.
+struct Held {
+    since_us: i64,
+    waiting: u64,
+    /// When it was last added to, in [`State::version`]s.
+    version: u64,
+}
+
+/// A look at what waits, and when that was.
+pub(crate) struct Look {
+    pub(crate) lines: Vec<Line>,
+    version: u64,
+}
+
+impl Lines {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The number of a lane, if it is known.
+    pub(crate) fn number(&self, key: &LaneKey) -> Option<i32> {
+        self.lock().ids.get(key).copied()
+    }
+
+    /// The lane of a number, if it is known.
+    pub(crate) fn key(&self, id: i32) -> Option<Arc<LaneKey>> {
+        self.lock().keys.get(&id).cloned()
+    }
+
+    /// Learns a lane's number, which has been committed.
+    pub(crate) fn learn(&self, id: i32, key: LaneKey) {
+        self.lock().learn(id, key);
+    }
+
+    /// Tasks entered a lane just now. Answers whether the lane is known; where it is not, the next refresh finds it.
+    pub(crate) fn entered(&self, id: i32, count: u64, now_us: i64) -> bool {
+        let mut state = self.lock();
+        if !state.keys.contains_key(&id) {
+            return false;
+        }
+        state.version += 1;
+        let version = state.version;
+        let held = state.waiting.entry(id).or_insert(Held { since_us: now_us, waiting: 0, version });
+        held.waiting = held.waiting.saturating_add(count);
+        held.version = version;
+        true
+    }
+
+    /// What waits for a role of a namespace.
+    pub(crate) fn look(&self, namespace: &str, role: Role) -> Look {
+        let state = self.lock();
+        let lines = state
+            .waiting
+            .iter()
+            .filter_map(|(id, held)| {
+                let lane = state.keys.get(id)?;
+                (lane.role == role && lane.namespace == namespace).then(|| Line {
+                    lane: Arc::clone(lane),
+                    id: *id,
+                    waiting: held.waiting.max(1),
+                    head_since_us: held.since_us,
+                })
+            })
+            .collect();
+        Look { lines, version: state.version }
+    }
+
+    /// Lanes in which something is thought to wait; with `namespace`, of that one.
+    pub(crate) fn waiting(&self, namespace: Option<&str>) -> Vec<Arc<LaneKey>> {
+        let state = self.lock();
+        let keys = state.waiting.keys().filter_map(|id| state.keys.get(id));
+        keys.filter(|key| namespace.is_none_or(|namespace| key.namespace == namespace)).cloned().collect()
+    }
+
+    /// Takes in how a claim that was chosen from `look` left its lanes.
+    pub(crate) fn left(&self, look: &Look, left: &[Left]) {
+        let mut state = self.lock();
+        for lane in left {
+            let Some(held) = state.waiting.get_mut(&lane.lane) else { continue };
+            match lane.since {
+                Some(since) => {
+                    held.since_us = since.0.as_microsecond();
+                    let granted = u64::try_from(lane.granted).unwrap_or_default();
+                    held.waiting = held.waiting.saturating_sub(granted).max(1);
+                }
+                // What entered it since the look may not have been there for the claim to see.
+                None if held.version <= look.version => {
+                    state.waiting.remove(&lane.lane);
+                }
+                None => {}
+            }
+        }
+    }
+
+    /// The version before which a refresh that begins now speaks the truth.
+    pub(crate) fn version(&self) -> u64 {
+        self.lock().version
+    }
+
+    /// Takes in what the database says waits, by a look that began at `version`; `whole` if that is all there is.
+    pub(crate) fn refresh(&self, version: u64, waiting: Vec<Waiting>, whole: bool) {
+        let mut state = self.lock();
+        if whole {
+            state.waiting.retain(|_, held| held.version > version);
+        }
+        for lane in waiting {
+            state.learn(lane.id, lane.key);
+            let fresh = Held { since_us: lane.since.0.as_microsecond(), waiting: lane.waiting.max(1), version };
+            state.waiting.entry(lane.id).or_insert(fresh);
+        }
+    }
+
+    /// Runs `work` on the memory of how the flows of a role and namespace shared.
+    pub(crate) fn with_fairness<T>(&self, namespace: &str, role: Role, work: impl FnOnce(&mut Fairness) -> T) -> T {
+        let mut state = self.lock();
+        work(state.fairness.entry((namespace.to_owned(), role)).or_default())
+    }
+
+    /// A namespace's settings, if they were read a moment ago.
+    pub(crate) fn settings(&self, namespace: &str) -> Option<Arc<Rules>> {
+        let state = self.lock();
+        let (read, settings) = state.settings.get(namespace)?;
+        (read.elapsed() < FRESH).then(|| Arc::clone(settings))
+    }
+
+    /// Keeps a namespace's settings for a moment.
+    pub(crate) fn keep_settings(&self, namespace: &str, settings: Arc<Rules>) {
+        self.lock().settings.insert(namespace.to_owned(), (Instant::now(), settings));
+    }
+
+    /// Forgets all settings: somebody changed some.
+    pub(crate) fn forget_settings(&self) {
+        self.lock().settings.clear();
+    }
+
+    /// The live nodes of a role and namespace, if they were looked at a moment ago.
+    pub(crate) fn fleet(&self, namespace: &str, role: Role) -> Option<Arc<Fleet>> {
+        let state = self.lock();
+        let (read, fleet) = state.fleets.get(&(namespace.to_owned(), role))?;
+        (read.elapsed() < FRESH).then(|| Arc::clone(fleet))
+    }
+
+    /// Keeps the live nodes of a role and namespace for a moment.
+    pub(crate) fn keep_fleet(&self, namespace: &str, role: Role, fleet: Arc<Fleet>) {
+        self.lock().fleets.insert((namespace.to_owned(), role), (Instant::now(), fleet));
+    }
+}
+
+impl State {
+    fn learn(&mut self, id: i32, key: LaneKey) {
+        if self.keys.contains_key(&id) {
+            return;
+        }
+        if self.keys.len() >= KNOWN {
+            // Rather than to keep count of what is used: what is needed is learnt again.
+            self.ids.clear();
+            self.keys.clear();
+            self.waiting.clear();
+        }
+        let key = Arc::new(key);
+        self.ids.insert(Arc::clone(&key), id);
+        self.keys.insert(id, key);
+    }
+}
+
+/// The lane that a task stands in.
+pub(crate) fn lane_of(namespace: &str, task: &NewTask) -> LaneKey {
+    LaneKey {
+        namespace: namespace.to_owned(),
+        role: task.role,
+        flow: Flow { queue: task.queue.clone(), group: task.group.clone() },
+        priority: task.priority,
+        needs: Capacity {
+            millicpus: millicpus(task.resources.cpus),
+            memory: task.resources.memory.0,
+        },
+        requires: task.requires.clone(),
+        prefers: task.prefers.clone(),
+    }
+}
+
+/// Cores in thousandths, rounded up: what is granted must fit.
+#[expect(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "checked to be positive and far below the bound; the cast saturates"
+)]
+pub(crate) fn millicpus(cpus: f64) -> u64 {
+    (cpus.max(0.0) * 1_000.0).ceil() as u64
+}
