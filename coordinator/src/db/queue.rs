@@ -1,5 +1,5 @@
 //! The queue proper: who stands in line, who is granted, who was granted and succeeded. The statements themselves are in
-//! `migrations/0003_hot_path.sql`.
+//! `migrations/0002_hot_path.sql`.
 
 use std::time::Duration;
 
