@@ -27,7 +27,7 @@ pub(crate) enum TokenCommand {
 /// Make a token that the key's coordinator accepts
 #[derive(Debug, clap::Args)]
 pub(crate) struct IssueArgs {
-    /// What the token allows: operator, planner or worker
+    /// What the token allows: operator, planner, worker or admin (an operator who also sets quotas)
     #[arg(long)]
     role: Access,
     /// Whose it is: a person's, program's or node's name
