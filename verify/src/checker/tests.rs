@@ -1,0 +1,1 @@
+//! Handmade histories: a good one, and for each invariant a bad one.
