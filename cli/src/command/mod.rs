@@ -37,62 +37,41 @@ use crate::dev::{self, postgres};
 use crate::error::{Exit, Failure};
 use crate::output::Output;
 
-/// What to do.
+/// What to do. A verb's help is the comment on its arguments: a comment on its line here would take that one's place.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
-    /// Start the whole system here, in this one process
     Dev(Box<dev::DevArgs>),
-    /// Enqueue a task, a goal, or a file of tasks
     Enqueue(Box<enqueue::EnqueueArgs>),
-    /// List tasks, newest first
     #[command(visible_alias = "list")]
     Ls(list::ListArgs),
-    /// Show everything about a task
     Get(get::GetArgs),
-    /// Say why a task is not running, or not over
     Why(why::WhyArgs),
-    /// Show a task's log
     Logs(logs::LogsArgs),
-    /// Wait until tasks have ended; exit code 1 if one did not succeed
     Wait(wait::WaitArgs),
-    /// Cancel tasks and everything under them
     Cancel(cancel::CancelArgs),
-    /// Enqueue a task that ended once more, as a new task
     Retry(retry::RetryArgs),
-    /// List, retry and purge dead letters: tasks that failed or expired
     #[command(subcommand)]
     Dead(dead::DeadCommand),
     /// Let a task run that waits for an approval
     Approve(decide::DecideArgs),
     /// Refuse a task that waits for an approval; it ends as cancelled
     Refuse(decide::DecideArgs),
-    /// Send a task a signal that it waits for, or will
     Signal(signal::SignalArgs),
-    /// List queues, or show one with its groups
     Queues(queues::QueuesArgs),
-    /// Set, pause and resume queues and their groups
     #[command(subcommand)]
     Queue(queue::QueueCommand),
-    /// Enqueue tasks again and again, by a cron expression
     #[command(subcommand, visible_alias = "schedules")]
     Schedule(schedule::ScheduleCommand),
-    /// List planner and worker nodes
     Nodes(nodes::NodesArgs),
-    /// List, fetch and store files that outlive a container
     #[command(subcommand, visible_alias = "artifacts")]
     Artifact(artifact::ArtifactCommand),
-    /// Show a namespace, and set how much it may hold (needs an admin's token)
     #[command(subcommand)]
     Namespace(namespace::NamespaceCommand),
-    /// Make signing keys, and tokens from them
     #[command(subcommand)]
     Token(token::TokenCommand),
-    /// Save a coordinator's address and token as a profile
     Login(login::LoginArgs),
-    /// List, choose and remove saved profiles
     #[command(subcommand)]
     Profile(profile::ProfileCommand),
-    /// Print a completion script for a shell
     Completions(completions::CompletionsArgs),
     /// Becomes the private Postgres of `orca dev`.
     #[command(name = postgres::SUPERVISED, hide = true)]

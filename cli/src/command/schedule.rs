@@ -82,14 +82,14 @@ pub(crate) struct SetArgs {
     #[arg(value_name = "SCHEDULE")]
     schedule: String,
     #[command(flatten)]
-    when: Option<WhenArgs>,
-    #[command(flatten)]
     task: Option<TaskArgs>,
-    #[command(flatten)]
-    policy: Option<PolicyArgs>,
     /// File with the whole schedule ({cron: …, task: …}), in YAML or JSON; - for standard input
     #[arg(long, short, value_name = "PATH")]
     file: Option<PathBuf>,
+    #[command(flatten)]
+    when: Option<WhenArgs>,
+    #[command(flatten)]
+    policy: Option<PolicyArgs>,
 }
 
 /// When it enqueues.
@@ -201,7 +201,7 @@ impl SetArgs {
                 }
                 (read_one::<ScheduleSpec>(path)?, Vec::new())
             }
-            None => self.from_flags()?,
+            None => self.read_flags()?,
         };
         let mut errors = Vec::new();
         spec.validate(&mut errors);
@@ -213,7 +213,7 @@ impl SetArgs {
         show::one(&client.set_schedule(&self.schedule, &spec).await?, output)
     }
 
-    fn from_flags(&self) -> Result<(ScheduleSpec, Vec<super::enqueue::InputFile>), Failure> {
+    fn read_flags(&self) -> Result<(ScheduleSpec, Vec<super::enqueue::InputFile>), Failure> {
         let (Some(when), Some(task)) = (&self.when, &self.task) else {
             return Err(Failure::invalid("when, and which image?")
                 .hint("orca schedule set NAME --cron EXPRESSION IMAGE -- COMMAND, or orca schedule set NAME -f FILE"));

@@ -34,7 +34,7 @@ pub(super) struct SelectionArgs {
     #[arg(long)]
     all: bool,
     /// Do not ask
-    #[arg(long, short)]
+    #[arg(long, short, help_heading = None)]
     yes: bool,
 }
 

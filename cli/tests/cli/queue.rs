@@ -5,6 +5,7 @@ use serde_json::{Value, json};
 use crate::support::{Fake, Orca, ok, problem};
 use crate::{ID, page, summary, task};
 
+#[expect(clippy::unwrap_used, reason = "a test ends where its support fails")]
 fn body(fake: &Fake, index: usize) -> Value {
     serde_json::from_slice(&fake.seen()[index].body).unwrap()
 }
@@ -305,7 +306,7 @@ fn the_new_wishes_of_a_task_are_sent_and_shown() {
         "unique": {"key": "k"}, "approval": {"prompt": "Deploy?", "timeout": "1h", "on_timeout": "proceed"},
         "wait_for": [{"signal": "go"}], "annotations": {"ticket": "17"}
     });
-    let mut answer = task("blocked", json!({"spec": spec.clone()}));
+    let mut answer = task("blocked", json!({"spec": spec}));
     answer["summary"]["group"] = json!("g");
     answer["summary"]["schedule"] = json!("nightly");
     answer["summary"]["waits_for"] = json!(["approval", "go"]);
@@ -351,4 +352,24 @@ fn the_new_wishes_of_a_task_are_sent_and_shown() {
     }
     let ran = orca.run(&["enqueue", "-f", "x.yaml", "--group", "g"]);
     assert!(ran.code == Some(2) && ran.err.contains("--file takes everything"), "{ran:?}");
+}
+
+#[test]
+fn the_help_of_a_verb_has_its_examples() {
+    let orca = Orca::new();
+    for line in [
+        &["enqueue"][..],
+        &["why"],
+        &["cancel"],
+        &["signal"],
+        &["dead", "retry"],
+        &["queue", "set"],
+        &["schedule", "set"],
+        &["schedule", "backfill"],
+        &["namespace", "set"],
+    ] {
+        let ran = orca.run(&[line, &["--help"]].concat());
+        let example = format!("  orca {} ", line.join(" "));
+        assert!(ran.code == Some(0) && ran.out.contains(&example), "{line:?}: {}", ran.out);
+    }
 }

@@ -40,8 +40,6 @@ use crate::watch;
 pub(crate) struct EnqueueArgs {
     #[command(flatten)]
     task: Option<TaskArgs>,
-    #[command(flatten)]
-    policy: Option<PolicyArgs>,
     /// File with a task, a list of tasks, or {tasks: […]}, in YAML or JSON; - for standard input
     #[arg(long, short, value_name = "PATH")]
     file: Option<PathBuf>,
@@ -54,6 +52,8 @@ pub(crate) struct EnqueueArgs {
     /// Print its log while waiting, then its result; implies --wait
     #[arg(long)]
     follow: bool,
+    #[command(flatten)]
+    policy: Option<PolicyArgs>,
 }
 
 impl EnqueueArgs {
