@@ -8,7 +8,7 @@ use rustix::time::{ClockId, clock_gettime};
 #[must_use]
 pub fn micros() -> i64 {
     let now = clock_gettime(ClockId::Monotonic);
-    i64::from(now.tv_sec).saturating_mul(1_000_000).saturating_add(i64::from(now.tv_nsec) / 1_000)
+    now.tv_sec.saturating_mul(1_000_000).saturating_add(now.tv_nsec / 1_000)
 }
 
 /// Microseconds since 1970 by the wall clock, to be noted once beside [`micros`].

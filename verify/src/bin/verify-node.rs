@@ -26,7 +26,7 @@ async fn serve() -> Result<()> {
         let shutdown = shutdown.clone();
         async move {
             let recorder = Recorder::open(&settings.history)?;
-            run(settings, recorder, shutdown).await
+            Box::pin(run(settings, recorder, shutdown)).await
         }
     });
     let roles = futures_util::future::try_join_all(roles);

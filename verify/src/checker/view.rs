@@ -35,6 +35,9 @@ pub(super) struct Seen<'a> {
     pub(super) namespace: &'a str,
 }
 
+/// The stored log of an attempt, behind the line that tells it.
+pub(super) type StoredLog<'a> = (usize, LeaseRef, &'a [(i64, String)]);
+
 /// What is known of something that was asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Fate {
@@ -52,7 +55,7 @@ pub(super) struct View<'a> {
     pub(super) lease: i64,
     pub(super) tasks: BTreeMap<TaskId, Dumped<'a>>,
     pub(super) grants: Vec<Seen<'a>>,
-    pub(super) logs: Vec<(usize, LeaseRef, &'a [(i64, String)])>,
+    pub(super) logs: Vec<StoredLog<'a>>,
     pub(super) events: BTreeMap<TaskId, Vec<(usize, &'a str, &'a Event)>>,
     /// Registrations that were answered: node, its slots, its run, and the request.
     pub(super) nodes: Vec<(NodeId, u32, InstanceId, &'a str, &'a Op)>,

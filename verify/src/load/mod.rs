@@ -81,8 +81,8 @@ impl Default for Mix {
             hang: 3,
             limits: true,
             batch_reports: true,
-            operators: 6,
-            pause_ms: 60,
+            operators: 8,
+            pause_ms: 50,
         }
     }
 }

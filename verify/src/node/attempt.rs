@@ -93,7 +93,8 @@ async fn settle(node: &Arc<Node>, lease: LeaseRef, grant: &Grant, behaviour: &Be
 
 /// A plan of tasks that each need the one before; with a cycle where it is to be refused.
 fn plan(grant: &Grant, lease: LeaseRef, count: u32, bad: bool) -> (Plan, Vec<Asked>) {
-    let ask = grant.spec.labels.get("ask").cloned().unwrap_or_default();
+    // By its id and not by its own name: a retry has the same name.
+    let ask = grant.task;
     let kind = if bad { "bad" } else { "plan" };
     let mut tasks: Vec<NewTask> = (0..count)
         .map(|n| {
@@ -194,7 +195,7 @@ impl Node {
     }
 
     async fn spawn(&self, lease: LeaseRef, grant: &Grant, count: u32) {
-        let ask = grant.spec.labels.get("ask").cloned().unwrap_or_default();
+        let ask = grant.task;
         // What is sent after the end must not pass for a repeat of what was sent before.
         let key = format!("spawn-{count}");
         let child =

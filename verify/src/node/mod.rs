@@ -111,7 +111,7 @@ pub async fn run(settings: NodeSettings, recorder: Recorder, shutdown: Cancellat
         node.register().await;
         tokio::join!(claims(&node, &tracker), renewals(&node), reports::send(&node, inbox));
     };
-    shutdown.run_until_cancelled(work).await;
+    Box::pin(shutdown.run_until_cancelled(work)).await;
     Ok(())
 }
 

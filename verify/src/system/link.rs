@@ -127,8 +127,7 @@ async fn pump(
 ) {
     let mut bytes = vec![0; 16 << 10];
     let work = async {
-        loop {
-            let Ok(count @ 1..) = from.read(&mut bytes).await else { break };
+        while let Ok(count @ 1..) = from.read(&mut bytes).await {
             let now = *mode.borrow_and_update();
             match now {
                 Mode::Delay(by) => tokio::time::sleep(by).await,
