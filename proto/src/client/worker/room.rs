@@ -60,6 +60,10 @@ struct Left {
     rest: Use,
     /// Whoever saw that there is something waits for so many slots.
     wanted: u32,
+    /// Offers that are out.
+    offers: usize,
+    /// Whether a task has given room back since the last offer.
+    fresh: bool,
 }
 
 /// All that a node has for tasks.
@@ -76,7 +80,7 @@ impl Room {
     #[must_use]
     pub fn new(slots: u32, total: Option<Free>) -> Arc<Self> {
         let total = total.map(|total| Use::new(total.cpus, total.memory));
-        let left = Left { slots, rest: total.unwrap_or_default(), wanted: 1 };
+        let left = Left { slots, rest: total.unwrap_or_default(), wanted: 1, offers: 0, fresh: false };
         Arc::new(Self { slots, total, left: Mutex::new(left), freed: Notify::new() })
     }
 
@@ -102,17 +106,19 @@ impl Room {
             freed.as_mut().enable();
             {
                 let mut left = self.lock();
-                let has_some = self.has_some(&left);
+                let is_ready = self.is_ready(&left);
                 let patient = until.is_none_or(|until| Instant::now() < until);
-                if has_some && (left.slots >= half || !patient) {
+                if is_ready && (left.slots >= half || !patient) {
                     let slots = left.slots.min(most);
                     let rest = if self.total.is_some() { left.rest } else { Use::default() };
                     left.slots -= slots;
                     left.rest = left.rest.minus(rest);
+                    left.offers += 1;
+                    left.fresh = false;
                     let whole = self.total.is_none_or(|total| rest == total);
                     return Offer { room: Arc::clone(self), slots, rest, whole };
                 }
-                if has_some {
+                if is_ready {
                     until = until.or_else(|| Some(Instant::now() + GATHER));
                     left.wanted = half;
                 } else {
@@ -129,21 +135,32 @@ impl Room {
         }
     }
 
-    /// Whether the least of tasks would fit.
-    fn has_some(&self, left: &Left) -> bool {
-        let rest = self.total.is_none() || (left.rest.cpus >= LEAST_CPUS && left.rest.memory >= LEAST_MEMORY);
-        left.slots > 0 && rest
+    /// Whether to make an offer: the least of tasks would fit, and, where more than slots is counted, it is not just what came
+    /// back from one offer while another is out. Two halves on offer in turns would never become the whole that a task may need.
+    fn is_ready(&self, left: &Left) -> bool {
+        let fits = || {
+            left.rest.cpus >= LEAST_CPUS
+                && left.rest.memory >= LEAST_MEMORY
+                && (left.fresh || left.offers == 0)
+        };
+        left.slots > 0 && (self.total.is_none() || fits())
     }
 
-    fn give_back(&self, slots: u32, rest: Use) {
+    /// Takes back what an offer had left (`from_offer`), or what tasks used.
+    fn give_back(&self, slots: u32, rest: Use, from_offer: bool) {
         let wake = {
             let mut left = self.lock();
-            let had_some = self.has_some(&left);
+            let was_ready = self.is_ready(&left);
             left.slots = left.slots.saturating_add(slots).min(self.slots);
             if self.total.is_some() {
                 left.rest = left.rest.plus(rest);
             }
-            self.has_some(&left) && (!had_some || left.slots >= left.wanted)
+            if from_offer {
+                left.offers = left.offers.saturating_sub(1);
+            } else {
+                left.fresh = true;
+            }
+            self.is_ready(&left) && (!was_ready || left.slots >= left.wanted)
         };
         if wake {
             self.freed.notify_waiters();
@@ -188,7 +205,7 @@ impl Offer {
 
 impl Drop for Offer {
     fn drop(&mut self) {
-        self.room.give_back(self.slots, self.rest);
+        self.room.give_back(self.slots, self.rest, true);
     }
 }
 
@@ -209,14 +226,14 @@ impl Taken {
             slots += 1;
             rest = rest.plus(what);
         }
-        room.give_back(slots, rest);
+        room.give_back(slots, rest, false);
     }
 }
 
 impl Drop for Taken {
     fn drop(&mut self) {
         if let Some(what) = self.what.take() {
-            self.room.give_back(1, what);
+            self.room.give_back(1, what, false);
         }
     }
 }
@@ -289,6 +306,22 @@ mod tests {
         assert_eq!(offer.free(), Some(Free { cpus: 0.5, memory: Bytes::mib(900) }));
         assert!(!offer.is_whole());
         drop((rest, offer));
+        assert!(room.offer(8).await.is_whole());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_on_offer_in_two_parts_becomes_one_again() {
+        let room = Room::new(8, Some(Free { cpus: 2.0, memory: Bytes::mib(1_000) }));
+        let mut offer = room.offer(8).await;
+        let task = offer.take(some(1.0, 500)).unwrap();
+        drop(offer);
+        let one = room.offer(8).await;
+        drop(task);
+        let other = room.offer(8).await;
+        assert_eq!(other.free(), one.free());
+        drop(one);
+        tokio::time::timeout(Duration::from_secs(9), room.offer(8)).await.unwrap_err();
+        drop(other);
         assert!(room.offer(8).await.is_whole());
     }
 
