@@ -7,7 +7,7 @@
 //! Exit codes of the entrypoint: 0 the report is with the node; 70 the agent could not do its work (standard error says
 //! why); 75 the node was away for longer than it may be; 76 the lease was lost.
 //! Exit codes of the verbs: 0 done; 1 the node refused (its reason is on standard error); 2 wrong usage, or a file that
-//! cannot be read; 3 no node could be reached.
+//! cannot be read; 3 no node could be reached, or a signal did not come in time.
 //!
 //! Architecture invariant: the agent talks to its node over one unix socket and to nobody else, and holds no credential
 //! but that socket's token.
@@ -39,7 +39,7 @@ struct Cli {
 const EXIT_CODES: &str = "\
 Without a verb it runs the attempt that the node describes on $ORCA_DIR/node.sock.
 
-Exit codes with a verb: 0 done; 1 refused by the node; 2 wrong usage or unreadable input; 3 no node reachable.
+Exit codes with a verb: 0 done; 1 refused by the node; 2 wrong usage or unreadable input; 3 no node reachable, or no signal in time.
 Without: 0 reported; 70 the agent failed; 75 the node was away for too long; 76 the lease was lost.";
 
 fn main() -> ExitCode {

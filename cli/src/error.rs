@@ -123,7 +123,7 @@ impl Failure {
             if told.exit == Exit::NotFound {
                 told.why = None;
                 told.hint =
-                    Some("is the id whole, and this the right coordinator (`orca profile ls`)?".into());
+                    Some("is it written in full, and this the right coordinator (`orca profile ls`)?".into());
             }
         }
         failure
@@ -193,6 +193,9 @@ impl Failure {
             (Kind::Unavailable | Kind::TooManyRequests | Kind::Timeout, _) => {
                 failure.hint("try again in a moment")
             }
+            (Kind::QuotaExceeded, _) => {
+                failure.hint("wait until tasks have ended, or have an admin raise it (`orca namespace set`)")
+            }
             (Kind::Internal, Some(id)) => failure.hint(format!("look for request {id} there")),
             _ => failure,
         }
@@ -209,9 +212,17 @@ fn exit_of(problem: &Problem) -> Exit {
         | Kind::UnsupportedMediaType => Exit::Invalid,
         Kind::Unauthenticated | Kind::Forbidden => Exit::NotAllowed,
         Kind::NotFound => Exit::NotFound,
-        Kind::Conflict | Kind::LeaseLost | Kind::ResultConflict | Kind::IdempotencyConflict => Exit::Conflict,
+        Kind::Conflict
+        | Kind::NotAwaited
+        | Kind::LeaseLost
+        | Kind::ResultConflict
+        | Kind::IdempotencyConflict => Exit::Conflict,
         Kind::Unavailable => Exit::Unreachable,
-        Kind::MethodNotAllowed | Kind::TooManyRequests | Kind::Internal | Kind::Timeout => Exit::Other,
+        Kind::MethodNotAllowed
+        | Kind::TooManyRequests
+        | Kind::QuotaExceeded
+        | Kind::Internal
+        | Kind::Timeout => Exit::Other,
         Kind::Unknown => match problem.status {
             400 | 413 | 415 | 422 => Exit::Invalid,
             401 | 403 => Exit::NotAllowed,
@@ -244,6 +255,8 @@ mod tests {
         assert_eq!(code(Kind::Unavailable), 5);
         assert_eq!(code(Kind::Conflict), 6);
         assert_eq!(code(Kind::IdempotencyConflict), 6);
+        assert_eq!(code(Kind::NotAwaited), 6);
+        assert_eq!(code(Kind::QuotaExceeded), 7);
         assert_eq!(code(Kind::Internal), 7);
         let silent = ClientError::Transport { url: String::new(), why: "refused".into() };
         assert_eq!(Failure::from(silent).exit().code(), 5);

@@ -1,5 +1,7 @@
 //! The built command against a coordinator of canned answers: what is sent, what is printed, how it ends.
 
+#[path = "cli/queue.rs"]
+mod queue;
 mod support;
 
 use std::io::Write;

@@ -15,8 +15,8 @@ use tracing_subscriber::EnvFilter;
 
 use crate::settings::role_name;
 use crate::{
-    CoordinatorSettings, NodeError, NodeSettings, PlacementSettings, RuntimeKind, RuntimeSettings, Secret,
-    heartbeat,
+    Capacity, CoordinatorSettings, NodeError, NodeSettings, PlacementSettings, RuntimeKind, RuntimeSettings,
+    Secret, heartbeat,
 };
 
 /// Threads of the daemon: it waits far more than it computes.
@@ -35,9 +35,15 @@ struct Arguments {
     /// The node's name, unique in its namespace [default: HOSTNAME-ROLE]
     #[arg(long, env = "ORCA_NODE_NAME")]
     name: Option<String>,
-    /// Attempts at once, 1 to 1024 [default: twice the number of processors]
+    /// Attempts at once, 1 to 10000 [default: twice the number of processors]
     #[arg(long, env = "ORCA_SLOTS")]
     slots: Option<u32>,
+    /// Processor cores that tasks may use in all [default: those of this machine]
+    #[arg(long, env = "ORCA_CPUS")]
+    cpus: Option<f64>,
+    /// Memory that tasks may use in all [default: nine tenths of this machine's]
+    #[arg(long, env = "ORCA_MEMORY")]
+    memory: Option<Bytes>,
     /// Take tasks of these queues only, separated by commas
     #[arg(long = "queue", env = "ORCA_QUEUES", value_delimiter = ',')]
     queues: Vec<String>,
@@ -130,6 +136,7 @@ fn settings(arguments: Arguments, role: Role, state_dir: PathBuf) -> Result<Node
         };
         labels.insert(key.to_owned(), value.to_owned());
     }
+    let machine = Capacity::of_this_machine();
     let processors = std::thread::available_parallelism().map_or(1, usize::from);
     Ok(NodeSettings {
         role,
@@ -139,6 +146,10 @@ fn settings(arguments: Arguments, role: Role, state_dir: PathBuf) -> Result<Node
             slots: arguments.slots.unwrap_or_else(|| u32::try_from(processors * 2).unwrap_or(2)),
             queues: arguments.queues.into_iter().filter(|queue| !queue.is_empty()).collect(),
             labels,
+            capacity: Some(Capacity {
+                cpus: arguments.cpus.unwrap_or(machine.cpus),
+                memory: arguments.memory.map_or(machine.memory, |memory| memory.0),
+            }),
         },
         runtime: RuntimeSettings {
             kind: arguments.runtime,

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use orca_proto::client::ClientError;
+use orca_proto::client::worker::WorkerError;
 
 /// Why a node ended otherwise than by a drain.
 #[derive(Debug, thiserror::Error)]
@@ -59,6 +60,16 @@ pub enum NodeError {
         /// The name.
         name: String,
     },
+}
+
+impl From<WorkerError> for NodeError {
+    fn from(error: WorkerError) -> Self {
+        match error {
+            WorkerError::Refused(error) => Self::Refused(error),
+            WorkerError::Superseded { name } => Self::Superseded { name },
+            WorkerError::Setting(why) => Self::Setting { setting: "a setting", why: why.to_owned() },
+        }
+    }
 }
 
 impl NodeError {

@@ -27,7 +27,7 @@ use tokio_util::sync::CancellationToken;
 
 pub use error::NodeError;
 pub use settings::{
-    CoordinatorSettings, NodeSettings, PlacementSettings, RuntimeKind, RuntimeSettings, Secret,
+    Capacity, CoordinatorSettings, NodeSettings, PlacementSettings, RuntimeKind, RuntimeSettings, Secret,
 };
 
 /// Runs a node until `shutdown` is cancelled, and then until it has drained.

@@ -11,8 +11,8 @@ use orca_proto::spec::Role;
 use crate::NodeError;
 use tokio_util::sync::CancellationToken;
 
-/// Attempts that a node may run at once: as many as one renewal can carry.
-pub const MOST_SLOTS: u32 = limits::RENEWAL as u32;
+/// Attempts that a node may run at once.
+pub const MOST_SLOTS: u32 = orca_proto::client::worker::MOST_SLOTS;
 
 /// Everything that a node is told.
 #[derive(Clone, Debug)]
@@ -49,12 +49,36 @@ pub struct CoordinatorSettings {
 pub struct PlacementSettings {
     /// Unique in its namespace. `--name`, `ORCA_NODE_NAME`; default `HOSTNAME-ROLE`.
     pub name: String,
-    /// Attempts at once, 1 to 1,024. `--slots`, `ORCA_SLOTS`; default twice the number of processors.
+    /// Attempts at once, 1 to 10,000. `--slots`, `ORCA_SLOTS`; default twice the number of processors.
     pub slots: u32,
     /// Only these queues; all when empty. `--queue`, `ORCA_QUEUES`.
     pub queues: Vec<String>,
     /// For people and placement; at most 32. `--label`, `ORCA_NODE_LABELS`.
     pub labels: BTreeMap<String, String>,
+    /// What tasks may use in all; not counted when absent. `--cpus`, `ORCA_CPUS` and `--memory`, `ORCA_MEMORY`; default
+    /// [`Capacity::of_this_machine`].
+    pub capacity: Option<Capacity>,
+}
+
+/// What tasks may use in all.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Capacity {
+    /// Processor cores; 0.01 to 1,000,000.
+    pub cpus: f64,
+    /// Memory in bytes; at least 16 MiB.
+    pub memory: u64,
+}
+
+impl Capacity {
+    /// The processors that this process may use, and nine tenths of the machine's memory.
+    #[must_use]
+    pub fn of_this_machine() -> Self {
+        let processors = std::thread::available_parallelism().map_or(1, usize::from);
+        let system = rustix::system::sysinfo();
+        // The types of the fields differ between machines.
+        let memory = u128::from(system.totalram) * u128::from(system.mem_unit) / 10 * 9;
+        Self { cpus: processors as f64, memory: u64::try_from(memory).unwrap_or(u64::MAX) }
+    }
 }
 
 /// What runs the containers.
@@ -119,7 +143,7 @@ impl NodeSettings {
     pub fn check(&self) -> Result<(), NodeError> {
         let wrong = |setting, why: &str| Err(NodeError::Setting { setting, why: why.to_owned() });
         if !(1..=MOST_SLOTS).contains(&self.placement.slots) {
-            return wrong("--slots", "must lie between 1 and 1,024");
+            return wrong("--slots", "must lie between 1 and 10,000");
         }
         let name = &self.placement.name;
         let allowed = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);
@@ -128,6 +152,14 @@ impl NodeSettings {
         }
         if self.placement.labels.len() > limits::LABELS {
             return wrong("--label", "may be given at most 32 times");
+        }
+        if let Some(capacity) = self.placement.capacity {
+            if !(0.01..=1e6).contains(&capacity.cpus) {
+                return wrong("--cpus", "must lie between 0.01 and 1,000,000");
+            }
+            if !(16 << 20..=i64::MAX as u64).contains(&capacity.memory) {
+                return wrong("--memory", "must be at least 16MiB: no task uses less");
+            }
         }
         Ok(())
     }

@@ -24,7 +24,7 @@ use crate::duration::Span;
 use crate::ids::{FencingToken, TaskId};
 use crate::plan::Plan;
 use crate::spec::{InputArtifact, Role};
-use crate::task::{Outcome, Step};
+use crate::task::{Outcome, Step, Timeout};
 
 /// Paths on `node.sock`.
 pub mod routes {
@@ -177,7 +177,7 @@ pub struct AgentReport {
     pub plan: Option<Plan>,
 }
 
-/// Ask the agent to stop its program: SIGTERM, the brief's grace, SIGKILL.
+/// Ask the agent to stop its program: SIGTERM, the brief's grace, SIGKILL. A cancel, unless a limit is named.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(deny_unknown_fields)]
@@ -185,6 +185,9 @@ pub struct Stop {
     /// Instead of the brief's grace.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub grace: Option<Span>,
+    /// The limit that was reached; the outcome is then `timed_out`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub limit: Option<Timeout>,
 }
 
 /// The agent lives.

@@ -8,6 +8,7 @@ mod artifact;
 mod node;
 mod operator;
 mod stream;
+pub mod worker;
 
 use std::time::Duration;
 

@@ -169,3 +169,34 @@ pub struct Group {
     /// Tasks that a node holds.
     pub running: u64,
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_bad_limit_is_named() {
+        let rate = Some(Rate { tasks: 0, per: Span::default() });
+        let queue = QueueSettings { max_running: Some(0), rate, ageing: Some(Span::secs(400 * 86_400)) };
+        let mut errors = Vec::new();
+        queue.validate(&mut errors);
+        GroupSettings { weight: 0, max_running: Some(u32::MAX), rate: None }.validate(&mut errors);
+        Pause { reason: Some("\0".into()) }.validate(&mut errors);
+        let pointers: Vec<&str> = errors.iter().map(|error| error.pointer.as_str()).collect();
+        assert_eq!(
+            pointers,
+            ["/max_running", "/rate/tasks", "/rate/per", "/ageing", "/weight", "/max_running", "/reason"]
+        );
+    }
+
+    #[test]
+    fn settings_that_say_nothing_are_the_usual_ones() {
+        let group: GroupSettings = serde_json::from_str("{}").unwrap();
+        assert_eq!((&group, group.weight), (&GroupSettings::default(), 1));
+        let mut errors = Vec::new();
+        group.validate(&mut errors);
+        serde_json::from_str::<QueueSettings>("{}").unwrap().validate(&mut errors);
+        assert!(errors.is_empty(), "{errors:?}");
+        assert!(serde_json::from_str::<QueueSettings>(r#"{"max_runing":1}"#).is_err());
+    }
+}

@@ -225,3 +225,63 @@ impl Backfill {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn faults(rest: serde_json::Value) -> Vec<String> {
+        let mut spec =
+            serde_json::json!({ "cron": "@daily", "task": { "container": { "image": "debian" } } });
+        spec.as_object_mut().unwrap().extend(rest.as_object().unwrap().clone());
+        let spec: ScheduleSpec = serde_json::from_value(spec).unwrap();
+        let mut errors = Vec::new();
+        spec.validate(&mut errors);
+        errors.into_iter().map(|error| error.pointer).collect()
+    }
+
+    #[test]
+    fn a_schedule_with_only_an_expression_and_a_task_is_valid_and_written_as_such() {
+        assert_eq!(faults(serde_json::json!({})), Vec::<String>::new());
+        let text = serde_json::to_string(&ScheduleSpec::new("@daily", NewTask::new("x"))).unwrap();
+        assert_eq!(text, r#"{"cron":"@daily","task":{"container":{"image":"x"}}}"#);
+        let spec: ScheduleSpec = serde_json::from_str(&text).unwrap();
+        assert_eq!(spec, ScheduleSpec::new("@daily", NewTask::new("x")));
+    }
+
+    #[test]
+    fn each_bad_field_is_named_and_what_only_a_single_task_can_say_is_refused() {
+        assert_eq!(
+            faults(serde_json::json!({
+                "cron": " ", "timezone": "", "jitter": "367d", "catch_up": "9000d",
+                "starting": "2030-01-01T00:00:00Z", "ending": "2030-01-01T00:00:00Z",
+                "task": {
+                    "key": "k", "depends_on": ["a"], "delay": "1s", "deadline": "2030-01-01T00:00:00Z",
+                    "priority": 101, "container": { "image": "debian" }
+                }
+            })),
+            [
+                "/cron",
+                "/timezone",
+                "/jitter",
+                "/catch_up",
+                "/ending",
+                "/task/priority",
+                "/task/key",
+                "/task/depends_on",
+                "/task/delay",
+                "/task/deadline"
+            ]
+        );
+    }
+
+    #[test]
+    fn a_window_ends_after_it_begins() {
+        let at = |text: &str| text.parse::<Timestamp>().unwrap();
+        let window = Backfill { from: at("2026-01-02T00:00:00Z"), to: at("2026-01-01T00:00:00Z") };
+        let mut errors = Vec::new();
+        window.validate(&mut errors);
+        assert_eq!(errors.len(), 1);
+        assert_eq!(errors[0].pointer, "/to");
+    }
+}

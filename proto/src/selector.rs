@@ -110,3 +110,39 @@ pub struct Affected {
     /// Tasks that it changed.
     pub count: u64,
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn faults(selector: &Selector) -> Vec<String> {
+        let mut errors = Vec::new();
+        selector.validate("/selector", &mut errors);
+        errors.into_iter().map(|error| error.pointer).collect()
+    }
+
+    #[test]
+    fn nothing_in_particular_is_refused_unless_all_are_meant() {
+        assert_eq!(faults(&Selector::default()), ["/selector"]);
+        assert!(faults(&Selector { all: true, ..Selector::default() }).is_empty());
+        assert!(faults(&Selector { states: vec![State::Ready], ..Selector::default() }).is_empty());
+    }
+
+    #[test]
+    fn each_bad_filter_is_named() {
+        let selector = Selector {
+            ids: vec![TaskId::new(); limits::SELECTED_IDS + 1],
+            queue: Some("a b".into()),
+            group: Some(String::new()),
+            name: Some("\0".into()),
+            labels: BTreeMap::from([("k/1".into(), "\0".into())]),
+            created_before: Some(Timestamp::MIN),
+            ..Selector::default()
+        };
+        assert_eq!(
+            faults(&selector),
+            ["ids", "queue", "group", "name", "labels/k~11", "created_before"]
+                .map(|field| format!("/selector/{field}"))
+        );
+    }
+}

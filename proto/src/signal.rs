@@ -33,3 +33,20 @@ impl Signal {
         );
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_that_no_path_can_hold_and_a_payload_that_cannot_be_kept_are_refused() {
+        let faults = |name: &str, payload: Value| {
+            let mut errors = Vec::new();
+            Signal { name: name.into(), payload }.validate(&mut errors);
+            errors.into_iter().map(|error| error.pointer).collect::<Vec<_>>()
+        };
+        assert!(faults("go", Value::from("x".repeat(limits::SIGNAL - 2))).is_empty());
+        assert_eq!(faults("..", Value::from("x".repeat(limits::SIGNAL - 1))), ["/name", "/payload"]);
+        assert_eq!(faults("go", serde_json::json!({ "\0": 1 })), ["/payload"]);
+    }
+}

@@ -8,3 +8,15 @@
 //!
 //! Architecture invariant: the load speaks REST through `orca_proto::client` only; SQL is for faults alone. The checker
 //! asks nobody anything.
+
+pub mod checker;
+pub mod clock;
+mod dump;
+pub mod fault;
+pub mod history;
+pub mod load;
+pub mod node;
+pub mod report;
+pub mod run;
+pub mod sabotage;
+pub mod system;

@@ -48,6 +48,8 @@ enum Verb {
     Audit(command::audit::Args),
     /// Make the data in `.sqlx/` anew, against which queries are checked where there is no database.
     Sqlx(command::sqlx::Args),
+    /// Break the real processes while they work, and check from the history that what must always hold does.
+    Verify(command::verify::Args),
     /// Write the line per file in ARCHITECTURE.md, from the head of each file.
     Map(command::map::Args),
 }
@@ -70,6 +72,7 @@ fn main() -> ExitCode {
             Verb::Images(args) => Box::pin(command::images::run(args)).await,
             Verb::Audit(args) => Box::pin(command::audit::run(args)).await,
             Verb::Map(args) => Box::pin(command::map::run(args)).await,
+            Verb::Verify(args) => Box::pin(command::verify::run(args)).await,
             Verb::Sqlx(args) => Box::pin(command::sqlx::run(args)).await,
         }
     });

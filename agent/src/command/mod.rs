@@ -7,6 +7,7 @@ mod progress;
 mod put;
 mod result;
 mod show;
+mod signal;
 mod source;
 mod spawn;
 
@@ -41,6 +42,8 @@ pub(crate) enum Verb {
     Plan(plan::SetPlan),
     /// Enqueue tasks under this one; prints their ids
     Spawn(spawn::Spawn),
+    /// Wait for a signal to this task; prints what came with it as JSON
+    Signal(signal::Signal),
     /// Keep a file as an artifact; prints it as JSON
     Put(put::Put),
     /// Fetch an artifact of this task's inputs or dependencies
@@ -63,6 +66,9 @@ pub(crate) enum VerbError {
     /// No node.
     #[error("{0}; is this inside a task?")]
     NoNode(String),
+    /// What was waited for did not come.
+    #[error("{0}")]
+    TimedOut(String),
 }
 
 impl VerbError {
@@ -71,7 +77,7 @@ impl VerbError {
         match self {
             Self::Refused(_) => 1,
             Self::Usage(_) => 2,
-            Self::NoNode(_) => 3,
+            Self::NoNode(_) | Self::TimedOut(_) => 3,
         }
     }
 }
@@ -107,6 +113,7 @@ impl Verb {
             Self::Result(verb) => verb.run(dir).await,
             Self::Plan(verb) => verb.run(dir).await,
             Self::Spawn(verb) => verb.run(dir).await,
+            Self::Signal(verb) => verb.run(dir).await,
             Self::Put(verb) => verb.run(dir).await,
             Self::Get(verb) => verb.run(dir).await,
             Self::Dependencies => show::dependencies(dir),

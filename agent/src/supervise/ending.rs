@@ -18,8 +18,8 @@ const SHELL_SAW_KILL: i32 = 128 + 9;
 pub(crate) enum Why {
     /// Somebody asked for it.
     Cancelled,
-    /// It ran for as long as it may.
-    TimeLimit,
+    /// A limit was reached.
+    Limit(Timeout),
     /// The node is gone, or the lease.
     Gone(Gone),
 }
@@ -74,7 +74,7 @@ impl Ending {
         match self.why() {
             Some(Why::Gone(gone)) => Err(gone),
             Some(Why::Cancelled) => Ok(Outcome::Cancelled),
-            Some(Why::TimeLimit) => Ok(Outcome::TimedOut { which: Timeout::StartToClose }),
+            Some(Why::Limit(which)) => Ok(Outcome::TimedOut { which }),
             None => Ok(by_itself(status, oom)),
         }
     }
@@ -140,7 +140,7 @@ mod tests {
     fn the_first_reason_stays_and_the_shortest_grace_counts() {
         let now = Instant::now();
         let mut ending = Ending::default();
-        assert!(ending.ask(Why::TimeLimit, now, GRACE));
+        assert!(ending.ask(Why::Limit(Timeout::StartToClose), now, GRACE));
         assert!(!ending.ask(Why::Cancelled, now, Duration::ZERO));
         assert_eq!(ending.kill_at(), Some(now));
         assert!(!ending.ask(Why::Cancelled, now, GRACE));

@@ -17,7 +17,7 @@ use bytes::Bytes;
 use hyper::Method;
 use orca_proto::agent::{Brief, Started, Stop, files, routes};
 use orca_proto::log::Stream;
-use orca_proto::task::Outcome;
+use orca_proto::task::{Outcome, Timeout};
 use rustix::process::{Pid, Signal};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
@@ -213,8 +213,10 @@ impl Attempt {
                     }
                     Heard::Terminate => (Why::Cancelled, grace),
                 },
-                Some(stop) = self.stops.recv() => (Why::Cancelled, stop.grace.map_or(grace, |grace| grace.get())),
-                () = sleep_until(limit), if ending.why().is_none() => (Why::TimeLimit, grace),
+                Some(stop) = self.stops.recv() => {
+                    (stop.limit.map_or(Why::Cancelled, Why::Limit), stop.grace.map_or(grace, |grace| grace.get()))
+                }
+                () = sleep_until(limit), if ending.why().is_none() => (Why::Limit(Timeout::StartToClose), grace),
                 gone = &mut self.until_gone, if !is_gone => {
                     is_gone = true;
                     // Another node may run the task already.
@@ -295,7 +297,9 @@ async fn tell_started(contact: Arc<Contact>, pid: Pid) {
 fn notice(why: Why, grace: Duration) -> String {
     let why = match why {
         Why::Cancelled => "cancelled",
-        Why::TimeLimit => "the time limit is reached",
+        Why::Limit(Timeout::StartToClose) => "the time limit is reached",
+        Why::Limit(Timeout::Heartbeat) => "no progress was reported for as long as its heartbeat allows",
+        Why::Limit(Timeout::Deadline) => "the deadline is reached",
         Why::Gone(Gone::LeaseLost) => "the lease is lost",
         Why::Gone(Gone::Orphaned) => "the node does not answer",
     };

@@ -65,7 +65,7 @@ impl ListArgs {
         if output.is_json() {
             output.json(&page)?;
         } else {
-            print(&page, output)?;
+            print(&page, "no tasks", output)?;
         }
         Ok(Exit::Done)
     }
@@ -88,7 +88,8 @@ impl ListArgs {
 
 const COLUMNS: [&str; 7] = ["ID", "NAME", "STATE", "QUEUE", "ATTEMPT", "AGE", "NOTE"];
 
-fn print(page: &Page<TaskSummary>, output: Output) -> Result<(), Failure> {
+/// Writes tasks as a table, or `nothing`.
+pub(super) fn print(page: &Page<TaskSummary>, nothing: &str, output: Output) -> Result<(), Failure> {
     let now = Timestamp::now();
     let columns = |summary: &TaskSummary| {
         vec![
@@ -110,7 +111,7 @@ fn print(page: &Page<TaskSummary>, output: Output) -> Result<(), Failure> {
         cells.push(Cell::new(table::cut(&escape::line(&task::note(summary)), room)));
         rows.add(cells);
     }
-    rows.print("no tasks")?;
+    rows.print(nothing)?;
     if page.next.is_some() {
         output.remark("there are more: --all shows them");
     }

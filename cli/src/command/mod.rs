@@ -3,16 +3,29 @@
 mod artifact;
 mod cancel;
 mod completions;
+mod confirm;
+mod dead;
+mod decide;
 mod enqueue;
 mod get;
+mod json_argument;
 mod list;
 mod login;
 mod logs;
+mod moment;
+mod namespace;
 mod nodes;
 mod profile;
+mod queue;
+mod queues;
 mod retry;
+mod schedule;
+mod selection;
+mod setting;
+mod signal;
 mod token;
 mod wait;
+mod why;
 
 use std::str::FromStr;
 
@@ -24,40 +37,41 @@ use crate::dev::{self, postgres};
 use crate::error::{Exit, Failure};
 use crate::output::Output;
 
-/// What to do.
+/// What to do. A verb's help is the comment on its arguments: a comment on its line here would take that one's place.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
-    /// Start the whole system here, in this one process
     Dev(Box<dev::DevArgs>),
-    /// Enqueue a task, a goal, or a file of tasks
     Enqueue(Box<enqueue::EnqueueArgs>),
-    /// List tasks, newest first
     #[command(visible_alias = "list")]
     Ls(list::ListArgs),
-    /// Show everything about a task
     Get(get::GetArgs),
-    /// Show a task's log
+    Why(why::WhyArgs),
     Logs(logs::LogsArgs),
-    /// Wait until tasks have ended; exit code 1 if one did not succeed
     Wait(wait::WaitArgs),
-    /// Cancel tasks and everything under them
     Cancel(cancel::CancelArgs),
-    /// Enqueue a task that ended once more, as a new task
     Retry(retry::RetryArgs),
-    /// List planner and worker nodes
+    #[command(subcommand)]
+    Dead(dead::DeadCommand),
+    /// Let a task run that waits for an approval
+    Approve(decide::DecideArgs),
+    /// Refuse a task that waits for an approval; it ends as cancelled
+    Refuse(decide::DecideArgs),
+    Signal(signal::SignalArgs),
+    Queues(queues::QueuesArgs),
+    #[command(subcommand)]
+    Queue(queue::QueueCommand),
+    #[command(subcommand, visible_alias = "schedules")]
+    Schedule(schedule::ScheduleCommand),
     Nodes(nodes::NodesArgs),
-    /// List, fetch and store files that outlive a container
     #[command(subcommand, visible_alias = "artifacts")]
     Artifact(artifact::ArtifactCommand),
-    /// Make signing keys, and tokens from them
+    #[command(subcommand)]
+    Namespace(namespace::NamespaceCommand),
     #[command(subcommand)]
     Token(token::TokenCommand),
-    /// Save a coordinator's address and token as a profile
     Login(login::LoginArgs),
-    /// List, choose and remove saved profiles
     #[command(subcommand)]
     Profile(profile::ProfileCommand),
-    /// Print a completion script for a shell
     Completions(completions::CompletionsArgs),
     /// Becomes the private Postgres of `orca dev`.
     #[command(name = postgres::SUPERVISED, hide = true)]
@@ -70,6 +84,17 @@ pub(crate) enum Command {
 /// What an id looks like.
 fn id<T: FromStr>(text: &str) -> Result<T, String> {
     text.parse().map_err(|_| "not a whole id, such as 01a1f85d-22de-71df-8298-9126b42b20b6".to_owned())
+}
+
+/// Reads a pair from the command line.
+///
+/// # Errors
+/// What a pair looks like.
+fn pair(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((key, value)) if !key.is_empty() => Ok((key.to_owned(), value.to_owned())),
+        _ => Err("must be NAME=VALUE".to_owned()),
+    }
 }
 
 impl Command {
@@ -107,10 +132,19 @@ impl Command {
             Self::Enqueue(args) => Box::pin(args.run(client, output)).await,
             Self::Ls(args) => args.run(&client()?, output).await,
             Self::Get(args) => args.run(&client()?, output).await,
+            Self::Why(args) => args.run(&client()?, output).await,
             Self::Logs(args) => args.run(&client()?, output).await,
             Self::Wait(args) => args.run(&client()?, output).await,
             Self::Cancel(args) => args.run(&client()?, output).await,
             Self::Retry(args) => args.run(&client()?, output).await,
+            Self::Dead(command) => command.run(&client()?, output).await,
+            Self::Approve(args) => args.run(true, &client()?, output).await,
+            Self::Refuse(args) => args.run(false, &client()?, output).await,
+            Self::Signal(args) => args.run(client, output).await,
+            Self::Queues(args) => args.run(&client()?, output).await,
+            Self::Queue(command) => command.run(&client()?, output).await,
+            Self::Schedule(command) => Box::pin(command.run(client, output)).await,
+            Self::Namespace(command) => command.run(&client()?, output).await,
             Self::Nodes(args) => args.run(&client()?, output).await,
             Self::Artifact(command) => command.run(&client()?, output).await,
             Self::Token(command) => command.run(output),

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use jiff::Timestamp;
-use orca_proto::duration::Span;
+use orca_proto::duration::{Span, SpanError};
 use orca_proto::limits;
 use orca_proto::token::{Access, DEFAULT_NAMESPACE, SigningKey, TokenError};
 
@@ -27,7 +27,7 @@ pub(crate) enum TokenCommand {
 /// Make a token that the key's coordinator accepts
 #[derive(Debug, clap::Args)]
 pub(crate) struct IssueArgs {
-    /// What the token allows: operator, planner or worker
+    /// What the token allows: operator, planner, worker or admin (an operator who also sets quotas)
     #[arg(long)]
     role: Access,
     /// Whose it is: a person's, program's or node's name
@@ -47,12 +47,9 @@ pub(crate) struct IssueArgs {
     out: Option<PathBuf>,
 }
 
-/// A length of time that may also be a number of days, such as `90d`.
+/// A length of time that a token can be good for.
 fn ttl(text: &str) -> Result<Span, String> {
-    let span = match text.strip_suffix('d').and_then(|days| days.parse::<u64>().ok()) {
-        Some(days) => days.checked_mul(86_400).map(Span::secs).ok_or_else(|| "too long".to_owned())?,
-        None => text.parse::<Span>().map_err(|error| error.to_string())?,
-    };
+    let span: Span = text.parse().map_err(|error: SpanError| error.to_string())?;
     match span.get().as_secs() {
         0 => Err("must be at least a second".to_owned()),
         secs if secs > 10 * limits::DURATION_SECS => Err("must be at most ten years".to_owned()),

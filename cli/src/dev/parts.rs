@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use orca_coordinator::StartError;
 use orca_node::{
-    CoordinatorSettings, NodeError, NodeSettings, PlacementSettings, RuntimeKind, RuntimeSettings, Secret,
+    Capacity, CoordinatorSettings, NodeError, NodeSettings, PlacementSettings, RuntimeKind, RuntimeSettings,
+    Secret,
 };
 use orca_proto::client::Client;
 use orca_proto::node::NodeState;
@@ -174,6 +175,11 @@ fn node_settings(
             slots,
             queues: Vec::new(),
             labels: BTreeMap::new(),
+            // What nobody enforces need not be counted.
+            capacity: match runtime {
+                Runtime::Docker => Some(Capacity::of_this_machine()),
+                Runtime::Process => None,
+            },
         },
         runtime: RuntimeSettings {
             kind: match runtime {

@@ -4,6 +4,7 @@
 //! has gone ends the command quietly.
 
 pub(crate) mod escape;
+pub(crate) mod spec;
 pub(crate) mod table;
 pub(crate) mod task;
 pub(crate) mod time;
@@ -30,6 +31,8 @@ pub(crate) enum Format {
 pub(crate) struct Output {
     /// The form that was asked for.
     format: Format,
+    /// Whether standard output is a terminal.
+    terminal: bool,
     /// Whether standard output may be coloured.
     colour: bool,
     /// Whether standard error is a terminal that may show progress.
@@ -57,12 +60,18 @@ impl Output {
         let terminal = io::stdout().is_terminal();
         let plain = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty())
             || std::env::var_os("TERM").is_some_and(|value| value == "dumb");
-        Self { format, colour: terminal && !plain, progress: io::stderr().is_terminal() && !plain_terminal() }
+        let progress = io::stderr().is_terminal() && !plain_terminal();
+        Self { format, terminal, colour: terminal && !plain, progress }
     }
 
     /// Whether a program reads.
     pub(crate) fn is_json(&self) -> bool {
         self.format == Format::Json
+    }
+
+    /// Whether a person at a terminal reads.
+    pub(crate) fn is_terminal(&self) -> bool {
+        self.terminal
     }
 
     /// Whether progress may be drawn on standard error.
@@ -137,6 +146,19 @@ pub(crate) fn style_of(state: State) -> Option<Style> {
     }
 }
 
+/// A number with its thousands apart, such as `1,203`.
+pub(crate) fn count(number: u64) -> String {
+    let digits = number.to_string();
+    let mut apart = String::with_capacity(digits.len() + digits.len() / 3);
+    for (index, digit) in digits.chars().enumerate() {
+        if index > 0 && (digits.len() - index).is_multiple_of(3) {
+            apart.push(',');
+        }
+        apart.push(digit);
+    }
+    apart
+}
+
 fn plain_terminal() -> bool {
     std::env::var_os("TERM").is_some_and(|value| value == "dumb")
 }
@@ -152,4 +174,14 @@ fn write_out(parts: &[&[u8]]) -> Result<(), Failure> {
         io::ErrorKind::BrokenPipe => Failure::OutputClosed,
         _ => Failure::file("cannot write to standard output", &error),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn thousands_stand_apart() {
+        assert_eq!([0, 999, 1_203, 1_000_000].map(count), ["0", "999", "1,203", "1,000,000"]);
+    }
 }

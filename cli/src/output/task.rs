@@ -1,11 +1,11 @@
 //! One task in full, and how it ended, for people.
 
 use jiff::Timestamp;
-use orca_proto::spec::{Network, NewTask, Role};
+use orca_proto::spec::Role;
 use orca_proto::task::{State, Task, TaskSummary};
 
 use super::table::{Rows, text};
-use super::{Output, Style, escape, time};
+use super::{Output, Style, escape, spec, time};
 use crate::error::Failure;
 
 /// Writes everything about `task`.
@@ -35,9 +35,13 @@ pub(crate) fn print(output: Output, task: &Task) -> Result<(), Failure> {
     if summary.role == Role::Plan {
         field("role", "plan (a goal)")?;
     }
-    let queue = format!("{} (priority {})", summary.queue, summary.priority);
+    let group = summary.group.as_ref().map_or_else(String::new, |group| format!(", group {group}"));
+    let queue = format!("{}{group} (priority {})", summary.queue, summary.priority);
     field("queue", &escape::line(&queue))?;
-    spec_fields(&task.spec, &field)?;
+    if !summary.waits_for.is_empty() {
+        field("waits for", &escape::line(&summary.waits_for.join(", ")))?;
+    }
+    spec::fields(&task.spec, &field)?;
     if !task.depends_on.is_empty() {
         let shown: Vec<String> = task.depends_on.iter().take(5).map(ToString::to_string).collect();
         let more = task.depends_on.len() - shown.len();
@@ -47,10 +51,19 @@ pub(crate) fn print(output: Output, task: &Task) -> Result<(), Failure> {
     for (key, value) in &summary.labels {
         field("label", &escape::line(&format!("{key}={value}")))?;
     }
+    for (key, value) in &task.spec.annotations {
+        field("annotation", &escape::line(&format!("{key}={value}")))?;
+    }
+    if let Some(schedule) = &summary.schedule {
+        field("schedule", &escape::line(schedule))?;
+    }
     field("enqueued", &instant(summary.created_at, now))?;
-    for (name, at) in
-        [("due", summary.run_at), ("started", summary.started_at), ("finished", summary.finished_at)]
-    {
+    for (name, at) in [
+        ("due", summary.run_at),
+        ("deadline", summary.deadline),
+        ("started", summary.started_at),
+        ("finished", summary.finished_at),
+    ] {
         if let Some(at) = at {
             field(name, &instant(at, now))?;
         }
@@ -59,23 +72,6 @@ pub(crate) fn print(output: Output, task: &Task) -> Result<(), Failure> {
     if let Some(result) = &task.result {
         output.line(&output.paint(Style::Faint, "result"))?;
         output.json(result)?;
-    }
-    Ok(())
-}
-
-fn spec_fields(spec: &NewTask, field: &impl Fn(&str, &str) -> Result<(), Failure>) -> Result<(), Failure> {
-    field("image", &escape::line(&spec.container.image))?;
-    if !spec.container.command.is_empty() {
-        let words: Vec<String> = spec.container.command.iter().map(|word| quoted(word)).collect();
-        field("command", &escape::line(&words.join(" ")))?;
-    }
-    let limits = format!(
-        "cpus {}, memory {}, time {}",
-        spec.resources.cpus, spec.resources.memory, spec.timeouts.start_to_close
-    );
-    field("limits", &limits)?;
-    if spec.network == Network::Open {
-        field("network", "open")?;
     }
     Ok(())
 }
@@ -137,6 +133,9 @@ pub(crate) fn note(summary: &TaskSummary) -> String {
     if !summary.state.is_terminal() && !summary.children.is_empty() {
         return children_line(summary);
     }
+    if !summary.waits_for.is_empty() && !summary.state.is_terminal() {
+        return format!("waits for {}", summary.waits_for.join(", "));
+    }
     summary.reason.clone().unwrap_or_default()
 }
 
@@ -173,13 +172,4 @@ fn state_line(output: Output, summary: &TaskSummary) -> String {
 
 fn instant(at: Timestamp, now: Timestamp) -> String {
     format!("{} ({at:.0})", time::relative(at, now))
-}
-
-fn quoted(word: &str) -> String {
-    let plain = |c: char| c.is_alphanumeric() || "-_./:=@,+%".contains(c);
-    if !word.is_empty() && word.chars().all(plain) {
-        word.to_owned()
-    } else {
-        format!("'{}'", word.replace('\'', "'\\''"))
-    }
 }

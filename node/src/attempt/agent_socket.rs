@@ -8,6 +8,7 @@ use http_body_util::Full;
 use hyper::header::{AUTHORIZATION, CONTENT_TYPE, HOST};
 use hyper_util::rt::TokioIo;
 use orca_proto::agent::{Stop, files, routes};
+use orca_proto::task::Timeout;
 use tokio::net::UnixStream;
 
 use super::session::Session;
@@ -15,24 +16,24 @@ use super::session::Session;
 /// The whole exchange.
 const LIMIT: Duration = Duration::from_secs(3);
 
-/// Asks for SIGTERM, the brief's grace, SIGKILL.
+/// Asks for SIGTERM, the brief's grace, SIGKILL: because of a limit, or else of a cancel.
 ///
 /// # Errors
 /// If the agent does not serve its socket or does not accept.
-pub(super) async fn request_stop(session: &Session) -> io::Result<()> {
-    match tokio::time::timeout(LIMIT, post_stop(session)).await {
+pub(super) async fn request_stop(session: &Session, limit: Option<Timeout>) -> io::Result<()> {
+    match tokio::time::timeout(LIMIT, post_stop(session, limit)).await {
         Ok(answer) => answer,
         Err(_) => Err(io::Error::new(io::ErrorKind::TimedOut, "the agent does not answer")),
     }
 }
 
-async fn post_stop(session: &Session) -> io::Result<()> {
+async fn post_stop(session: &Session, limit: Option<Timeout>) -> io::Result<()> {
     let (held, path) = session.directory.open_socket(files::AGENT_SOCKET)?;
     let stream = UnixStream::connect(path).await?;
     drop(held);
     let (mut sender, connection) =
         hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(io::Error::other)?;
-    let body = serde_json::to_vec(&Stop { grace: None })?;
+    let body = serde_json::to_vec(&Stop { grace: None, limit })?;
     let request = hyper::Request::post(routes::CANCELLATION)
         .header(HOST, "agent")
         .header(AUTHORIZATION, format!("Bearer {}", session.token.expose()))

@@ -15,12 +15,12 @@ mod watch;
 use std::sync::Arc;
 use std::time::Duration;
 
+use orca_proto::client::worker::HeldLease;
 use orca_proto::ids::FencingToken;
 use orca_proto::node::{Grant, LeaseRef};
 use orca_proto::task::Outcome;
 
 use crate::daemon::Node;
-use crate::daemon::leases::HeldLease;
 use crate::runtime::{Fault, Launch};
 use verdict::{Ending, Stop};
 
@@ -94,6 +94,7 @@ async fn stopped(node: &Node, lease: &HeldLease) -> Stop {
         () = lease.over() => Stop::LeaseOver,
         () = lease.cancel.cancelled() => Stop::Cancelled,
         () = node.evict.cancelled() => Stop::Evicted,
+        () = lease.deadline_reached() => Stop::Deadline,
     }
 }
 

@@ -3,11 +3,13 @@
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures_util::FutureExt;
 use futures_util::future::{BoxFuture, Shared, try_join_all};
 use orca_proto::agent::Brief;
 use orca_proto::attempt::Dependencies;
+use orca_proto::client::worker::HeldLease;
 use orca_proto::duration::Span;
 use orca_proto::ids::ArtifactId;
 use orca_proto::node::Grant;
@@ -18,7 +20,6 @@ use super::directory::Directory;
 use super::session::{Session, Token};
 use super::socket::Server;
 use crate::daemon::Node;
-use crate::daemon::leases::HeldLease;
 use crate::files::{FilesError, InUse};
 use crate::retry::a_few_times;
 use crate::runtime::{Image, Launch, Shown};
@@ -29,6 +30,8 @@ pub(super) struct Prepared {
     pub(super) session: Arc<Session>,
     pub(super) server: Server,
     pub(super) launch: Launch,
+    /// How long the program may go without reporting progress.
+    pub(super) heartbeat: Option<Duration>,
     /// Keeps the input artifacts in the cache.
     pub(super) _inputs: Vec<InUse>,
 }
@@ -65,14 +68,14 @@ pub(super) async fn prepare(
     let made = async { making.await.map_err(here) };
     let image = async { node.runtime.image(&grant.spec.container).await.map_err(Interrupted::from) };
     let inputs = async {
-        let fetches = grant.spec.artifacts.iter().map(|input| node.files.fetch(&node.client, input));
+        let fetches = grant.spec.artifacts.iter().map(|input| node.files.fetch(node.client(), input));
         try_join_all(fetches).await.map_err(Interrupted::from)
     };
     let dependencies = async {
         if !grant.has_dependencies {
             return Ok(None);
         }
-        let fetched = a_few_times(|| node.client.dependencies(lease.lease)).await;
+        let fetched = a_few_times(|| node.client().dependencies(lease.lease)).await;
         fetched.map(Some).map_err(|error| {
             Interrupted::Unfit(Outcome::RuntimeError {
                 reason: format!("the results of the dependencies could not be fetched: {error}"),
@@ -107,7 +110,8 @@ pub(super) async fn prepare(
     let session = Session::new(Arc::clone(node), Arc::clone(lease), brief, token, directory, readable);
     let session = Arc::new(session.map_err(here)?);
     let server = Server::start(Arc::clone(&session)).map_err(here)?;
-    Ok(Prepared { session, server, launch, _inputs: inputs })
+    let heartbeat = grant.spec.timeouts.heartbeat.map(Span::get);
+    Ok(Prepared { session, server, launch, heartbeat, _inputs: inputs })
 }
 
 /// What the agent is to run: the task's command, or else the image's own.
@@ -142,7 +146,7 @@ fn brief(node: &Node, grant: &Grant, image: &Image) -> Result<Brief, Interrupted
         start_to_close: spec.timeouts.start_to_close,
         grace: spec.timeouts.grace,
         // A node that is silent for longer has lost the lease anyway.
-        orphan_after: Span::from(node.lease()),
+        orphan_after: Span::from(node.member.lease()),
     })
 }
 

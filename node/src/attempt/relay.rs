@@ -13,7 +13,7 @@ use super::session::Session;
 use crate::retry::until_answered;
 
 /// Progress goes up at most this often.
-const PROGRESS: Duration = Duration::from_millis(500);
+const PROGRESS: Duration = Duration::from_secs(1);
 /// How long a relayed request may wait for a coordinator that is away, before the agent is told to try again.
 const PATIENCE: Duration = Duration::from_secs(15);
 
@@ -27,7 +27,7 @@ pub(super) async fn relay_start(session: Arc<Session>, ended: CancellationToken)
             has_started = has_started => if !has_started { return },
             () = ended.cancelled() => return,
         }
-        let call = || session.node.client.report_start(session.lease.lease);
+        let call = || session.node.client().report_start(session.lease.lease);
         if let Err(error) = until_answered(call).await {
             tracing::debug!(%error, "the start was not taken");
         }
@@ -49,7 +49,7 @@ pub(super) async fn relay_progress(session: Arc<Session>, ended: CancellationTok
             }
             let latest = progress.borrow_and_update().clone();
             let Some(latest) = latest else { continue };
-            if let Err(error) = session.node.client.report_progress(session.lease.lease, &latest).await {
+            if let Err(error) = session.node.client().report_progress(session.lease.lease, &latest).await {
                 tracing::debug!(%error, "progress was not taken");
             }
             tokio::select! { () = tokio::time::sleep(PROGRESS) => {} () = ended.cancelled() => {} }

@@ -1,23 +1,25 @@
 //! What the routes of an attempt's socket, its relays and its watch share.
 
 use std::collections::HashSet;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use bytes::Bytes;
 use orca_proto::agent::{AgentReport, Brief};
+use orca_proto::client::worker::HeldLease;
 use orca_proto::ids::ArtifactId;
-use orca_proto::task::Progress;
+use orca_proto::task::{Progress, Timeout};
 use sha2::{Digest, Sha256};
 use tokio::sync::{Notify, Semaphore, watch};
 
 use super::directory::Directory;
 use crate::daemon::Node;
-use crate::daemon::leases::HeldLease;
 
 /// JSON bodies that one attempt may have under way at once.
 const BODIES: usize = 4;
 /// Artifacts that one attempt may have under way at once, in either direction.
 const TRANSFERS: usize = 8;
+/// Signals that one attempt may wait for at once.
+const SIGNALS: usize = 8;
 
 /// Backs the socket of one attempt.
 #[derive(Clone)]
@@ -57,10 +59,13 @@ pub(super) struct Session {
     pub(super) bodies: Arc<Semaphore>,
     pub(super) large_body: Arc<Semaphore>,
     pub(super) transfers: Arc<Semaphore>,
+    pub(super) signals: Semaphore,
     /// True once the program was started.
     pub(super) started: watch::Sender<bool>,
     /// The latest, until it is relayed.
     pub(super) progress: watch::Sender<Option<Progress>>,
+    /// The limit for which this node had the program stopped.
+    pub(super) limit: OnceLock<Timeout>,
     report: Mutex<Option<AgentReport>>,
     reported: Notify,
 }
@@ -87,6 +92,8 @@ impl Session {
             bodies: Arc::new(Semaphore::new(BODIES)),
             large_body: Arc::new(Semaphore::new(1)),
             transfers: Arc::new(Semaphore::new(TRANSFERS)),
+            signals: Semaphore::new(SIGNALS),
+            limit: OnceLock::new(),
             started: watch::Sender::new(false),
             progress: watch::Sender::new(None),
             report: Mutex::new(None),

@@ -8,9 +8,11 @@ use std::time::Duration;
 
 use orca_proto::attempt::Report;
 use orca_proto::client::ClientError;
-use orca_proto::problem::Kind;
+use orca_proto::client::worker::{HeldLease, Unrecorded};
+use orca_proto::problem::{Kind, Problem};
 use orca_proto::spec::Role;
 use orca_proto::task::Outcome;
+use serde_json::value::to_raw_value;
 
 use super::Interrupted;
 use super::directory::{Directory, private};
@@ -18,7 +20,6 @@ use super::prepare::Prepared;
 use super::session::Session;
 use super::verdict::{Ending, Evidence, stopped, verdict, wants_post_mortem};
 use crate::daemon::Node;
-use crate::daemon::leases::HeldLease;
 use crate::retry::until_answered;
 use crate::runtime::PostMortem;
 
@@ -30,7 +31,7 @@ const PAUSE: Duration = Duration::from_secs(5);
 const UNCERTAIN: Duration = Duration::from_secs(30);
 
 /// Settles an attempt that never had a container.
-pub(super) async fn unstarted(node: &Node, lease: &HeldLease, interrupted: Interrupted) {
+pub(super) async fn unstarted(node: &Node, lease: &Arc<HeldLease>, interrupted: Interrupted) {
     let outcome = match interrupted {
         Interrupted::Unfit(outcome) => Some(outcome),
         Interrupted::Stopped(stop) => stopped(stop),
@@ -40,7 +41,7 @@ pub(super) async fn unstarted(node: &Node, lease: &HeldLease, interrupted: Inter
         Some(outcome) => send(node, lease, Report { outcome, result: None, plan: None }).await,
         None => tracing::warn!("the lease is over: nothing is reported"),
     }
-    node.leases.release(lease.lease);
+    node.member.leases().release(lease.lease);
 }
 
 /// Settles an attempt whose container was started, or may have been.
@@ -59,18 +60,18 @@ pub(super) async fn settle(
         Some(report) if report.outcome == Outcome::Succeeded => {
             let sent = async {
                 send(node, lease, report).await;
-                node.leases.release(lease.lease);
+                node.member.leases().release(lease.lease);
             };
             tokio::join!(sent, gone);
         }
         Some(report) => {
             gone.await;
             send(node, lease, report).await;
-            node.leases.release(lease.lease);
+            node.member.leases().release(lease.lease);
         }
         None => {
             tracing::warn!("the lease is over: nothing is reported");
-            node.leases.release(lease.lease);
+            node.member.leases().release(lease.lease);
             gone.await;
         }
     }
@@ -87,6 +88,7 @@ async fn collect(node: &Node, session: &Session, name: &str, lease: &HeldLease, 
             .step
             .or((session.brief.role == Role::Plan).then_some(orca_proto::task::Step::Plan)),
         cancel_asked: lease.cancel.is_cancelled(),
+        limit: session.limit.get().copied(),
         ..Evidence::default()
     };
     if wants_post_mortem(ending) {
@@ -127,48 +129,58 @@ async fn remove_container(node: &Node, name: &str, uncertain: bool) {
 }
 
 /// Reports until the coordinator has recorded it or the lease is over.
-async fn send(node: &Node, lease: &HeldLease, report: Report) {
-    tokio::select! {
-        biased;
-        recorded = record(node, lease, report) => match recorded {
-            Ok(()) => {}
-            Err(error) if error.kind() == Some(Kind::LeaseLost) => {
-                tracing::warn!("the lease was lost: another attempt counts");
-            }
-            Err(error) => tracing::error!(%error, "the outcome was not recorded"),
-        },
-        () = lease.over() => tracing::warn!("the lease ran out before the outcome was recorded"),
+async fn send(node: &Node, lease: &Arc<HeldLease>, report: Report) {
+    let what = if report.plan.is_some() { "plan" } else { "result" };
+    let carries = report.plan.is_some() || report.result.is_some();
+    let recorded = match record(node, lease, report).await {
+        Err(Unrecorded::Refused(problem)) if carries && is_about_content(&problem) => {
+            let reason = Some(format!("the {what} was refused: {problem}"));
+            let instead =
+                Report { outcome: Outcome::Failed { exit_code: 0, reason }, result: None, plan: None };
+            record(node, lease, instead).await
+        }
+        recorded => recorded,
+    };
+    match recorded {
+        Ok(()) => {}
+        Err(Unrecorded::LeaseOver) => tracing::warn!("the lease was lost: another attempt counts"),
+        Err(Unrecorded::Refused(problem)) => tracing::error!(%problem, "the outcome was not recorded"),
     }
 }
 
-async fn record(node: &Node, lease: &HeldLease, report: Report) -> Result<(), ClientError> {
-    let refused = match until_answered(|| node.client.report(lease.lease, &report)).await {
-        Ok(reported) => {
-            tracing::info!(outcome = report.outcome.name(), state = %reported.state, "reported");
-            return Ok(());
+/// Whether another report might be taken where this one was not.
+const fn is_about_content(problem: &Problem) -> bool {
+    matches!(problem.kind, Kind::PlanInvalid | Kind::Validation | Kind::Malformed | Kind::BodyTooLarge)
+}
+
+async fn record(node: &Node, lease: &Arc<HeldLease>, report: Report) -> Result<(), Unrecorded> {
+    let outcome = report.outcome.name();
+    let state = if report.plan.is_some() {
+        let call = until_answered(|| node.client().report(lease.lease, &report));
+        tokio::select! {
+            biased;
+            answer = call => answer.map_err(unrecorded)?.state,
+            () = lease.over() => return Err(Unrecorded::LeaseOver),
         }
-        Err(error) => error,
+    } else {
+        let text = report.result.as_ref().map(to_raw_value).transpose();
+        let text =
+            text.map_err(|error| Unrecorded::Refused(Problem::new(Kind::Malformed, error.to_string())))?;
+        // The value may be large, and its text says it all.
+        let Report { outcome, result, .. } = report;
+        drop(result);
+        node.reporter.report(lease, outcome, text).await?
     };
-    let what = if report.plan.is_some() { "plan" } else { "result" };
-    let instead = match refused.kind() {
-        Some(Kind::PlanInvalid | Kind::Validation | Kind::Malformed | Kind::BodyTooLarge)
-            if report.plan.is_some() || report.result.is_some() =>
-        {
-            Report {
-                outcome: Outcome::Failed {
-                    exit_code: 0,
-                    reason: Some(format!("the {what} was refused: {refused}")),
-                },
-                result: None,
-                plan: None,
-            }
-        }
-        _ => return Err(refused),
-    };
-    drop(report);
-    let reported = until_answered(|| node.client.report(lease.lease, &instead)).await?;
-    tracing::info!(outcome = instead.outcome.name(), state = %reported.state, "reported");
+    tracing::info!(outcome, %state, "reported");
     Ok(())
+}
+
+fn unrecorded(error: ClientError) -> Unrecorded {
+    match error {
+        ClientError::Problem(problem) if problem.kind == Kind::LeaseLost => Unrecorded::LeaseOver,
+        ClientError::Problem(problem) => Unrecorded::Refused(*problem),
+        error => Unrecorded::Refused(Problem::new(Kind::Unknown, error.to_string())),
+    }
 }
 
 async fn remove_files(directory: Directory) {

@@ -19,6 +19,8 @@ pub(super) enum Stop {
     Cancelled,
     /// The node goes down and did not get to drain.
     Evicted,
+    /// The task's deadline was reached.
+    Deadline,
 }
 
 /// How the watch over a container ended.
@@ -52,6 +54,8 @@ pub(super) struct Evidence {
     pub(super) step: Option<Step>,
     /// Whether somebody asked to cancel the task.
     pub(super) cancel_asked: bool,
+    /// The limit for which the node had the program stopped, before any cancel.
+    pub(super) limit: Option<Timeout>,
     /// The result that the program posted.
     pub(super) result: Option<Value>,
     /// The plan that the program posted.
@@ -116,13 +120,20 @@ fn judge(ending: Ending, evidence: Evidence) -> Option<Report> {
         Ending::Idle => plain(Outcome::RuntimeError {
             reason: with_words("the agent did not start the program", &evidence.post_mortem),
         }),
-        Ending::Overdue if evidence.cancel_asked => plain(Outcome::Cancelled),
         Ending::Overfull(reason) => plain(Outcome::Failed { exit_code: SHELL_KILLED, reason: Some(reason) }),
-        Ending::Overdue => plain(Outcome::TimedOut { which: Timeout::StartToClose }),
+        Ending::Overdue => plain(overdue(&evidence)),
         Ending::Stopped(stop) => stopped(stop).and_then(plain),
         Ending::Unstarted { .. } if evidence.cancel_asked => plain(Outcome::Cancelled),
         Ending::Unstarted { fault: Interrupted::Unfit(outcome), .. } => plain(outcome),
         Ending::Unstarted { fault: Interrupted::Stopped(stop), .. } => stopped(stop).and_then(plain),
+    }
+}
+
+fn overdue(evidence: &Evidence) -> Outcome {
+    match evidence.limit {
+        Some(which) => Outcome::TimedOut { which },
+        None if evidence.cancel_asked => Outcome::Cancelled,
+        None => Outcome::TimedOut { which: Timeout::StartToClose },
     }
 }
 
@@ -131,6 +142,7 @@ pub(super) fn stopped(stop: Stop) -> Option<Outcome> {
     match stop {
         Stop::LeaseOver => None,
         Stop::Cancelled => Some(Outcome::Cancelled),
+        Stop::Deadline => Some(Outcome::TimedOut { which: Timeout::Deadline }),
         Stop::Evicted => Some(Outcome::RuntimeError { reason: "the node was shut down".into() }),
     }
 }
@@ -160,6 +172,9 @@ fn success(report: AgentReport, evidence: Evidence) -> Report {
 }
 
 fn reported(outcome: Outcome, evidence: &Evidence) -> Outcome {
+    if let (Some(which), Outcome::Killed { .. } | Outcome::Cancelled) = (evidence.limit, &outcome) {
+        return Outcome::TimedOut { which };
+    }
     match outcome {
         Outcome::Killed { .. } if evidence.cancel_asked => Outcome::Cancelled,
         Outcome::Killed { signal: 9 } | Outcome::Failed { exit_code: SHELL_KILLED, .. }
@@ -174,6 +189,9 @@ fn reported(outcome: Outcome, evidence: &Evidence) -> Outcome {
 }
 
 fn exited(exit: Exit, evidence: &Evidence) -> Outcome {
+    if let Some(which) = evidence.limit {
+        return Outcome::TimedOut { which };
+    }
     if evidence.cancel_asked {
         return Outcome::Cancelled;
     }
@@ -295,6 +313,27 @@ mod tests {
         }
         let finished = Evidence { cancel_asked: true, ..Evidence::default() };
         assert_eq!(outcome(report(Outcome::Succeeded), finished), Outcome::Succeeded);
+    }
+
+    #[test]
+    fn a_limit_that_the_node_found_reached_is_the_reason_however_the_program_ended() {
+        for which in [Timeout::Heartbeat, Timeout::Deadline] {
+            for ending in [
+                report(Outcome::TimedOut { which }),
+                report(Outcome::Cancelled),
+                report(Outcome::Killed { signal: 9 }),
+                Ending::Exited(Exit::Signal(9)),
+                Ending::Overdue,
+            ] {
+                let evidence = Evidence { limit: Some(which), cancel_asked: true, ..Evidence::default() };
+                assert_eq!(outcome(ending, evidence), Outcome::TimedOut { which });
+            }
+            let evidence = Evidence { limit: Some(which), ..Evidence::default() };
+            assert_eq!(outcome(report(Outcome::Succeeded), evidence), Outcome::Succeeded);
+        }
+        let prepared_for_too_long = Ending::Stopped(Stop::Deadline);
+        let deadline = Outcome::TimedOut { which: Timeout::Deadline };
+        assert_eq!(outcome(prepared_for_too_long, Evidence::default()), deadline);
     }
 
     #[test]

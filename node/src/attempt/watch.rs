@@ -4,8 +4,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use orca_proto::agent::{AgentReport, files};
+use orca_proto::client::worker::HeldLease;
 use orca_proto::limits;
 use orca_proto::spec::Role;
+use orca_proto::task::Timeout;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
@@ -16,7 +18,6 @@ use super::socket::left_report;
 use super::verdict::{Ending, Stop};
 use super::{agent_socket, disk, relay};
 use crate::daemon::Node;
-use crate::daemon::leases::HeldLease;
 use crate::runtime::Signal;
 
 /// How long an agent may take from its container's start to its program's.
@@ -48,8 +49,11 @@ async fn observe(node: &Arc<Node>, prepared: &Prepared, lease: &Arc<HeldLease>) 
     let mut exit = node.runtime.wait(name);
     let overfull = disk::overfull(&session.directory, &prepared.launch.resources);
     tokio::pin!(overfull);
+    let mut progress = session.progress.subscribe();
     let mut deadline = Instant::now() + IDLE;
-    let (mut is_started, mut is_cancelling) = (false, false);
+    // When the next progress is due at the latest.
+    let mut due: Option<Instant> = None;
+    let (mut is_started, mut is_stopping) = (false, false);
     loop {
         tokio::select! {
             biased;
@@ -62,26 +66,35 @@ async fn observe(node: &Arc<Node>, prepared: &Prepared, lease: &Arc<HeldLease>) 
             }
             () = lease.over() => return Ending::Stopped(Stop::LeaseOver),
             () = node.evict.cancelled() => return Ending::Stopped(Stop::Evicted),
-            () = lease.cancel.cancelled(), if !is_cancelling => {
+            () = lease.cancel.cancelled(), if !is_stopping => {
                 tracing::info!("asked to cancel");
-                is_cancelling = true;
+                is_stopping = true;
                 deadline = deadline.min(Instant::now() + brief.grace.get() + SLACK);
-                if let Err(error) = agent_socket::request_stop(session).await {
-                    tracing::info!(%error, "the agent cannot be asked to stop: sending SIGTERM");
-                    if let Err(fault) = node.runtime.signal(name, Signal::Term).await {
-                        tracing::warn!(%fault, "SIGTERM was not delivered");
-                    }
-                }
+                ask_to_stop(node, prepared, None).await;
+            }
+            which = limit_reached(lease, due), if !is_stopping => {
+                tracing::info!(limit = which.as_str(), "a limit is reached");
+                is_stopping = true;
+                let _unset_before = session.limit.set(which);
+                deadline = deadline.min(Instant::now() + brief.grace.get() + SLACK);
+                ask_to_stop(node, prepared, Some(which)).await;
+            }
+            Ok(()) = progress.changed() => {
+                due = prepared.heartbeat.map(|heartbeat| Instant::now() + heartbeat);
             }
             true = async { started.wait_for(|started| *started).await.is_ok() }, if !is_started => {
                 is_started = true;
-                if !is_cancelling {
+                if due.is_none() {
+                    due = prepared.heartbeat.map(|heartbeat| Instant::now() + heartbeat);
+                }
+                if !is_stopping {
                     deadline = Instant::now() + brief.start_to_close.get() + brief.grace.get() + SLACK;
                 }
             }
             excess = &mut overfull => return Ending::Overfull(excess),
             () = tokio::time::sleep_until(deadline) => {
-                return match (is_cancelling, is_started) {
+                return match (is_stopping, is_started) {
+                    (true, _) if session.limit.get().is_some() => Ending::Overdue,
                     (true, _) => Ending::Stopped(Stop::Cancelled),
                     // It may have ended in time, with a report that waits behind the log lines of a slow coordinator.
                     (false, true) => match last_report(session).await {
@@ -92,6 +105,30 @@ async fn observe(node: &Arc<Node>, prepared: &Prepared, lease: &Arc<HeldLease>) 
                 };
             }
         }
+    }
+}
+
+/// Has the program stopped: by its agent, or else by a signal to that.
+async fn ask_to_stop(node: &Node, prepared: &Prepared, limit: Option<Timeout>) {
+    if let Err(error) = agent_socket::request_stop(&prepared.session, limit).await {
+        tracing::info!(%error, "the agent cannot be asked to stop: sending SIGTERM");
+        if let Err(fault) = node.runtime.signal(&prepared.launch.name, Signal::Term).await {
+            tracing::warn!(%fault, "SIGTERM was not delivered");
+        }
+    }
+}
+
+/// Returns once the task's deadline is reached, or progress was due by `due`.
+async fn limit_reached(lease: &HeldLease, due: Option<Instant>) -> Timeout {
+    let overdue = async {
+        match due {
+            Some(due) => tokio::time::sleep_until(due).await,
+            None => std::future::pending().await,
+        }
+    };
+    tokio::select! {
+        () = lease.deadline_reached() => Timeout::Deadline,
+        () = overdue => Timeout::Heartbeat,
     }
 }
 

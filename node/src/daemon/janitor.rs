@@ -31,7 +31,7 @@ async fn round(node: &Node, suspects: &HashSet<String>) -> HashSet<String> {
     // The lease is held before there is a container, so looking at leases second misses none.
     let stray: HashSet<String> = names
         .into_iter()
-        .filter(|name| lease_of(name).is_none_or(|lease| !node.leases.holds(lease)))
+        .filter(|name| lease_of(name).is_none_or(|lease| !node.member.leases().holds(lease)))
         .collect();
     for name in stray.intersection(suspects) {
         tracing::warn!(name, "removing a container that no attempt answers for");

@@ -1,21 +1,22 @@
 //! The daemon: start, register, claim, renew, drain.
 //!
-//! Three loops share one [`Node`]: [`claim`] takes work while slots are free, [`renew`] keeps the leases and hears of
-//! cancels, and each grant runs as an attempt of its own. A shutdown stops the first, waits for the attempts, then stops
-//! the second.
+//! What it is made of is `orca_proto::client::worker`'s: claims while there is room, renewals that keep the leases and hear of
+//! cancels, gathered reports. Here each grant becomes an attempt of its own. A shutdown stops the claims, waits for the attempts,
+//! then stops the renewals.
 
-mod claim;
 mod janitor;
-pub(crate) mod leases;
-mod registration;
-mod renew;
 
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::Arc;
 use std::time::Duration;
 
 use orca_proto::client::Client;
-use orca_proto::ids::{InstanceId, NodeId};
-use orca_proto::node::Registered;
+use orca_proto::client::worker::{
+    Begun, ClaimSettings, Membership, REPORTS_IN_FLIGHT, Reporter, Room, Use, WorkerError, claim,
+};
+use orca_proto::ids::InstanceId;
+use orca_proto::limits;
+use orca_proto::node::{Free, Registration};
+use orca_proto::quantity::Bytes;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::{AbortOnDropHandle, TaskTracker};
@@ -24,42 +25,32 @@ use crate::files::Files;
 use crate::runtime::{self, Runtime};
 use crate::settings::{NodeSettings, RuntimeKind, role_name};
 use crate::state_dir::{StateDir, empty_trash};
-use crate::{NodeError, heartbeat};
-use leases::Leases;
+use crate::{NodeError, attempt, heartbeat};
 
 /// How long stopped attempts may take to be removed and given back at the end of a shutdown.
 const EVICTION: Duration = Duration::from_secs(30);
 /// Large bodies that are in memory at one time, over all attempts.
 const LARGE_BODIES: usize = 2;
+/// Claims under way at once: one with all the room there is, one with what came free meanwhile.
+const CLAIMS: usize = 2;
 
 /// What the loops and the attempts of one daemon share.
 pub(crate) struct Node {
     pub(crate) settings: NodeSettings,
-    pub(crate) client: Client,
-    pub(crate) instance: InstanceId,
+    pub(crate) member: Arc<Membership>,
+    pub(crate) reporter: Reporter,
     pub(crate) runtime: Arc<dyn Runtime>,
     pub(crate) state: StateDir,
     pub(crate) files: Files,
-    pub(crate) leases: Leases,
     /// Bounds the memory that attempts can make the node use.
     pub(crate) large_bodies: Arc<Semaphore>,
     /// Stop every attempt and give it back: the drain waits no longer.
     pub(crate) evict: CancellationToken,
-    registered: RwLock<Registered>,
 }
 
 impl Node {
-    pub(crate) fn id(&self) -> NodeId {
-        self.registered.read().unwrap_or_else(PoisonError::into_inner).id
-    }
-
-    /// How long a lease lasts.
-    pub(crate) fn lease(&self) -> Duration {
-        self.registered.read().unwrap_or_else(PoisonError::into_inner).lease.get()
-    }
-
-    fn set_registered(&self, registered: Registered) {
-        *self.registered.write().unwrap_or_else(PoisonError::into_inner) = registered;
+    pub(crate) fn client(&self) -> &Client {
+        self.member.client()
     }
 }
 
@@ -85,61 +76,95 @@ pub(crate) async fn run(settings: NodeSettings, shutdown: CancellationToken) -> 
     // A thread of its own, for which nobody waits: what it does not get to is there for the next start.
     std::thread::spawn(move || empty_trash(&trash));
 
-    let instance = InstanceId::new();
-    let registration = registration::describe(&settings, instance, runtime.describe());
-    let registered = tokio::select! {
-        registered = registration::register(&client, &registration) => registered?,
+    let registration = describe(&settings, runtime.describe());
+    let member = tokio::select! {
+        member = Membership::register(client, registration) => Arc::new(member?),
         () = shutdown.cancelled() => return Ok(()),
     };
     tracing::info!(
-        name = %settings.placement.name, id = %registered.id, role = role_name(settings.role),
+        name = %settings.placement.name, id = %member.id(), role = role_name(settings.role),
         slots = settings.placement.slots, runtime = runtime.describe(), "registered"
     );
     let node = Arc::new(Node {
         files: Files::new(state.cache(), settings.runtime.cache_bytes),
         settings,
-        client,
-        instance,
+        reporter: Reporter::start(Arc::clone(&member), REPORTS_IN_FLIGHT, Duration::ZERO),
+        member,
         runtime,
         state,
-        leases: Leases::default(),
         large_bodies: Arc::new(Semaphore::new(LARGE_BODIES)),
         evict: CancellationToken::new(),
-        registered: RwLock::new(registered),
     });
-    heartbeat::beat(node.state.root(), node.lease());
-    Box::pin(serve(node, &registration, shutdown)).await
+    heartbeat::beat(node.state.root(), node.member.lease());
+    Box::pin(serve(node, shutdown)).await
+}
+
+fn describe(settings: &NodeSettings, runtime: &str) -> Registration {
+    let placement = &settings.placement;
+    Registration {
+        name: placement.name.clone(),
+        instance: InstanceId::new(),
+        role: settings.role,
+        slots: placement.slots,
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        runtime: runtime.to_owned(),
+        labels: placement.labels.clone(),
+        cpus: placement.capacity.map(|capacity| capacity.cpus),
+        memory: placement.capacity.map(|capacity| Bytes(capacity.memory)),
+    }
 }
 
 /// Runs the loops, and the drain once `shutdown` is cancelled.
-async fn serve(
-    node: Arc<Node>,
-    registration: &orca_proto::node::Registration,
-    shutdown: CancellationToken,
-) -> Result<(), NodeError> {
+async fn serve(node: Arc<Node>, shutdown: CancellationToken) -> Result<(), NodeError> {
     let attempts = TaskTracker::new();
     let watched = Arc::clone(&node);
     let _janitor = AbortOnDropHandle::new(tokio::spawn(async move { janitor::run(&watched).await }));
-    let renewing = renew::run(&node, registration, &shutdown);
+    let renewing = node.member.keep(&shutdown, |lease| heartbeat::beat(node.state.root(), lease));
     tokio::pin!(renewing);
-    let superseded = tokio::select! {
-        error = claim::run(&node, registration, &attempts, &shutdown) => error,
-        error = &mut renewing => Some(error),
+    let claimed = tokio::select! {
+        claimed = claim_into(&node, &attempts, &shutdown) => claimed,
+        error = &mut renewing => Err(error),
     };
     attempts.close();
-    let Some(error) = superseded else {
-        tracing::info!(running = attempts.len(), limit = ?node.settings.drain_timeout, "draining");
-        let drained = drain(&node, &attempts);
-        return tokio::select! {
-            () = drained => Ok(()),
-            error = renewing => {
-                stop_all(&node, &attempts).await;
-                Err(error)
-            }
-        };
+    if let Err(error) = claimed {
+        stop_all(&node, &attempts).await;
+        return Err(error.into());
+    }
+    tracing::info!(running = attempts.len(), limit = ?node.settings.drain_timeout, "draining");
+    let drained = drain(&node, &attempts);
+    tokio::select! {
+        () = drained => Ok(()),
+        error = renewing => {
+            stop_all(&node, &attempts).await;
+            Err(error.into())
+        }
+    }
+}
+
+/// Claims until `shutdown` is cancelled; each grant becomes an attempt.
+async fn claim_into(
+    node: &Arc<Node>,
+    attempts: &TaskTracker,
+    shutdown: &CancellationToken,
+) -> Result<(), WorkerError> {
+    let placement = &node.settings.placement;
+    let total = placement.capacity.map(|total| Free { cpus: total.cpus, memory: Bytes(total.memory) });
+    let room = Room::new(placement.slots, total);
+    let settings =
+        ClaimSettings { batch: limits::CLAIM, in_flight: CLAIMS, queues: placement.queues.clone() };
+    let (beginner, attempts) = (Arc::clone(node), attempts.clone());
+    let begin = move |begun: Vec<Begun<_>>| {
+        for begun in begun {
+            let held = beginner.member.leases().hold(begun.lease(), begun.until, begun.deadline);
+            let node = Arc::clone(&beginner);
+            attempts.spawn(async move {
+                let Begun { grant, taken, .. } = begun;
+                Box::pin(attempt::run(&node, grant, held)).await;
+                drop(taken);
+            });
+        }
     };
-    stop_all(&node, &attempts).await;
-    Err(error)
+    claim(&node.member, &room, &settings, shutdown, |grant| Use::of(&grant.spec.resources), begin).await
 }
 
 async fn drain(node: &Node, attempts: &TaskTracker) {
@@ -156,7 +181,7 @@ async fn drain(node: &Node, attempts: &TaskTracker) {
 
 /// Another daemon has this node's name, so none of its leases hold any more.
 async fn stop_all(node: &Node, attempts: &TaskTracker) {
-    node.leases.lose_all();
+    node.member.leases().lose_all();
     if tokio::time::timeout(EVICTION, attempts.wait()).await.is_err() {
         tracing::error!(running = attempts.len(), "could not remove every container; the next start will");
     }

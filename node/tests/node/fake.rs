@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use axum::body::{Body, Bytes};
-use axum::extract::{DefaultBodyLimit, Path, Request, State};
+use axum::extract::{DefaultBodyLimit, Path, Query, Request, State};
 use axum::http::StatusCode;
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
@@ -13,7 +13,10 @@ use axum::routing::{get, post, put};
 use axum::{Json, Router};
 use jiff::Timestamp;
 use orca_proto::artifact::Artifact;
-use orca_proto::attempt::{Children, Dependencies, Report, Reported};
+use orca_proto::attempt::{
+    AttemptReport, Children, Dependencies, Received, Refused, RefusedKind, Report, Reported, Reports,
+    ReportsSettled, Settled, SignalQuery,
+};
 use orca_proto::duration::Span;
 use orca_proto::ids::{ArtifactId, FencingToken, NodeId, TaskId};
 use orca_proto::log::{LogAck, LogAppend, LogLine};
@@ -35,6 +38,10 @@ pub(crate) struct Book {
     pub(crate) cancel: Vec<LeaseRef>,
     pub(crate) lost: Vec<LeaseRef>,
     pub(crate) renewals: usize,
+    pub(crate) claims: Vec<ClaimRequest>,
+    pub(crate) signals: HashMap<String, serde_json::Value>,
+    /// How many waited for a signal.
+    pub(crate) awaited: usize,
     pub(crate) draining: bool,
     pub(crate) started: Vec<LeaseRef>,
     pub(crate) progress: Vec<Progress>,
@@ -80,12 +87,14 @@ impl Fake {
             .route("/v1/nodes", post(register))
             .route("/v1/nodes/{node}/claims", post(claim))
             .route("/v1/nodes/{node}/renewals", post(renew))
+            .route("/v1/nodes/{node}/reports", post(reports))
             .route("/v1/tasks/{task}/attempts/{token}/start", post(start))
             .route("/v1/tasks/{task}/attempts/{token}/progress", post(progress))
             .route("/v1/tasks/{task}/attempts/{token}/logs", post(logs))
             .route("/v1/tasks/{task}/attempts/{token}/children", post(children))
             .route("/v1/tasks/{task}/attempts/{token}/dependencies", get(dependencies))
             .route("/v1/tasks/{task}/attempts/{token}/report", post(report))
+            .route("/v1/tasks/{task}/attempts/{token}/signals/{name}", get(signal))
             .route("/v1/tasks/{task}/attempts/{token}/artifacts/{name}", put(keep))
             .route("/v1/artifacts/{id}", get(artifact))
             .route("/v1/artifacts/{id}/content", get(content))
@@ -165,6 +174,7 @@ async fn register(State(fake): State<Fake>, Json(registration): Json<Registratio
 }
 
 async fn claim(State(fake): State<Fake>, Json(request): Json<ClaimRequest>) -> Answer<Claimed> {
+    fake.change(|book| book.claims.push(request.clone()));
     let mut changed = fake.changed.subscribe();
     let granted = async {
         loop {
@@ -173,6 +183,9 @@ async fn claim(State(fake): State<Fake>, Json(request): Json<ClaimRequest>) -> A
                 let mut book = fake.book();
                 if let Some(kind) = book.refuse {
                     return Err(Refusal(kind));
+                }
+                if book.draining {
+                    return Ok(Vec::new());
                 }
                 let count = book.queue.len().min(request.slots as usize);
                 if count > 0 {
@@ -263,6 +276,46 @@ async fn report(State(fake): State<Fake>, at: Lease, Json(report): Json<Report>)
     let state = if report.outcome == Outcome::Succeeded { TaskState::Succeeded } else { TaskState::Failed };
     fake.change(|book| book.reports.push((lease(at), report)));
     Ok(Json(Reported { state }))
+}
+
+async fn reports(State(fake): State<Fake>, Json(reports): Json<Reports>) -> Json<ReportsSettled> {
+    let settle = |book: &mut Book, report: AttemptReport| {
+        let lease = report.lease();
+        let AttemptReport { outcome, result, .. } = report;
+        let refused = result.is_some().then_some(book.refuse_report).flatten();
+        if refused.is_some() {
+            let detail = "said the fake".to_owned();
+            return Settled::Refused(Refused { kind: RefusedKind::Validation, detail });
+        }
+        let succeeded = outcome == Outcome::Succeeded;
+        book.reports.push((lease, Report { outcome, result, plan: None }));
+        Settled::State(if succeeded { TaskState::Succeeded } else { TaskState::Failed })
+    };
+    let settled =
+        fake.change(|book| reports.reports.into_iter().map(|report| settle(book, report)).collect());
+    Json(ReportsSettled { settled })
+}
+
+async fn signal(
+    State(fake): State<Fake>,
+    Path((_, _, name)): Path<(TaskId, FencingToken, String)>,
+    Query(query): Query<SignalQuery>,
+) -> Response {
+    fake.change(|book| book.awaited += 1);
+    let mut changed = fake.changed.subscribe();
+    let received = async {
+        loop {
+            changed.mark_unchanged();
+            if let Some(payload) = fake.book().signals.get(&name).cloned() {
+                return Received { payload };
+            }
+            changed.changed().await.unwrap();
+        }
+    };
+    match tokio::time::timeout(query.wait.get(), received).await {
+        Ok(received) => Json(received).into_response(),
+        Err(_) => StatusCode::NO_CONTENT.into_response(),
+    }
 }
 
 async fn keep(

@@ -2,11 +2,13 @@
 
 use std::time::Duration;
 
-use orca_node::{NodeError, RuntimeKind};
+use orca_node::{Capacity, NodeError, RuntimeKind};
 use orca_proto::attempt::{Dependencies, Dependency};
 use orca_proto::duration::Span;
 use orca_proto::ids::TaskId;
+use orca_proto::node::{Free, Grant};
 use orca_proto::problem::Kind;
+use orca_proto::quantity::Bytes;
 use orca_proto::spec::{InputArtifact, Role};
 use orca_proto::task::{Outcome, State, Step, Timeout};
 use serde_json::json;
@@ -74,6 +76,93 @@ async fn a_program_that_outlives_its_limit_is_timed_out() {
     let lease = rig.grant(task);
     let outcome = rig.fake.report_of(lease).await.outcome;
     assert_eq!(outcome, Outcome::TimedOut { which: Timeout::StartToClose });
+    rig.stop().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_program_that_reports_no_progress_for_its_heartbeat_is_timed_out_and_one_that_does_goes_on() {
+    let rig = Rig::start(RuntimeKind::Process).await;
+    let task = |script: &str| {
+        let mut task = shell(script);
+        task.timeouts.heartbeat = Some(Span::secs(1));
+        rig.grant(task)
+    };
+    let silent = task("sleep 60");
+    let stubborn = task("trap '' TERM; while :; do sleep 1; done");
+    let lively = task(
+        "for n in 1 2 3 4 5 6; do \"$ORCA_AGENT\" progress $n; sleep 0.4; done; \"$ORCA_AGENT\" result 1",
+    );
+    for lease in [silent, stubborn] {
+        let outcome = rig.fake.report_of(lease).await.outcome;
+        assert_eq!(outcome, Outcome::TimedOut { which: Timeout::Heartbeat });
+    }
+    assert_eq!(rig.fake.report_of(lively).await.outcome, Outcome::Succeeded);
+    rig.said(silent, "no progress was reported").await;
+    // Relayed about once a second, whatever is said in between; the last word always.
+    let book = rig.fake.book();
+    assert!(book.progress.len() < 6, "{:?}", book.progress);
+    assert_eq!(book.progress.last().unwrap().percent, Some(6.0));
+    drop(book);
+    rig.stop().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_running_program_ends_at_its_task_s_deadline() {
+    let rig = Rig::start(RuntimeKind::Process).await;
+    let soon = |grant: &mut Grant| grant.deadline_in = Some(Span::millis(800));
+    let polite = rig.grant_with(shell("sleep 60"), soon);
+    let stubborn = rig.grant_with(shell("trap '' TERM; while :; do sleep 1; done"), soon);
+    let quick = rig.grant_with(shell("true"), soon);
+    for lease in [polite, stubborn] {
+        let outcome = rig.fake.report_of(lease).await.outcome;
+        assert_eq!(outcome, Outcome::TimedOut { which: Timeout::Deadline });
+    }
+    assert_eq!(rig.fake.report_of(quick).await.outcome, Outcome::Succeeded);
+    rig.stop().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_program_waits_for_a_signal_and_gets_what_came_with_it() {
+    let rig = Rig::start(RuntimeKind::Process).await;
+    let lease = rig.grant(shell(
+        "\"$ORCA_AGENT\" signal never --timeout 100ms; echo code $?; \"$ORCA_AGENT\" signal go --timeout 30s",
+    ));
+    rig.said(lease, "code 3").await;
+    rig.fake.until("the second wait", |book| (book.awaited >= 2).then_some(())).await;
+    rig.fake.change(|book| book.signals.insert("go".into(), json!({"colour": "green"})));
+    assert_eq!(rig.fake.report_of(lease).await.outcome, Outcome::Succeeded);
+    rig.said(lease, r#"{"colour":"green"}"#).await;
+    rig.stop().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_claim_offers_all_free_slots_and_what_running_tasks_leave_of_processors_and_memory() {
+    let rig = Rig::with(RuntimeKind::Process, Duration::from_secs(30), |settings| {
+        settings.placement.slots = 8;
+        settings.placement.capacity = Some(Capacity { cpus: 4.0, memory: 4 << 30 });
+    })
+    .await;
+    let first = rig.fake.until("a claim", |book| book.claims.first().cloned()).await;
+    assert_eq!((first.slots, first.free), (8, Some(Free { cpus: 4.0, memory: Bytes::mib(4_096) })));
+    {
+        let registration = &rig.fake.book().registrations[0];
+        assert_eq!((registration.cpus, registration.memory), (Some(4.0), Some(Bytes::mib(4_096))));
+    }
+    let mut task = shell("echo ready; sleep 60");
+    task.resources.cpus = 1.5;
+    task.resources.memory = Bytes::mib(1_000);
+    let lease = rig.grant(task);
+    rig.said(lease, "ready").await;
+    let left = Free { cpus: 2.5, memory: Bytes::mib(3_096) };
+    let claim = rig.fake.until("another claim", |book| book.claims.get(1).cloned()).await;
+    assert_eq!((claim.slots, claim.free), (7, Some(left)));
+    rig.fake.change(|book| book.cancel.push(lease));
+    rig.fake.report_of(lease).await;
+    let whole = |book: &mut crate::fake::Book| {
+        let last = book.claims.last()?;
+        (last.slots == 8 && last.free == first.free).then_some(())
+    };
+    rig.fake.until("a claim with everything", whole).await;
     rig.stop().await.unwrap();
 }
 

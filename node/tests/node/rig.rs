@@ -40,6 +40,7 @@ pub(crate) fn settings(fake: &Fake, state: &Path, kind: RuntimeKind) -> NodeSett
             slots: 4,
             queues: Vec::new(),
             labels: BTreeMap::new(),
+            capacity: None,
         },
         runtime: RuntimeSettings {
             kind,

@@ -8,3 +8,4 @@ pub(crate) mod images;
 pub(crate) mod map;
 pub(crate) mod sqlx;
 pub(crate) mod test;
+pub(crate) mod verify;

@@ -25,6 +25,33 @@ pub(super) enum Tasks {
 /// # Errors
 /// A [`Failure`] that says where and what.
 pub(super) fn read(path: &Path) -> Result<Tasks, Failure> {
+    let Source { text, from, json } = source(path)?;
+    parse(&text, json).map_err(|why| not_valid(&from, why))
+}
+
+/// Reads one thing of another kind in `path`; `-` is standard input.
+///
+/// # Errors
+/// A [`Failure`] that says where and what.
+pub(in crate::command) fn read_one<T: DeserializeOwned>(path: &Path) -> Result<T, Failure> {
+    let Source { text, from, json } = source(path)?;
+    let read = if is_json(&text, json) { from_json(&text) } else { from_yaml(&text) };
+    read.map_err(|why| not_valid(&from, why))
+}
+
+fn not_valid(from: &str, why: String) -> Failure {
+    Failure::invalid(format!("{from} is not valid")).because(why)
+}
+
+struct Source {
+    text: String,
+    /// What it is called in messages.
+    from: String,
+    /// Whether its name says that it is JSON.
+    json: bool,
+}
+
+fn source(path: &Path) -> Result<Source, Failure> {
     let from = if path == Path::new("-") { "standard input".to_owned() } else { path.display().to_string() };
     let most = limits::PLAN_BODY as u64 + 1;
     let mut bytes = Vec::new();
@@ -42,14 +69,18 @@ pub(super) fn read(path: &Path) -> Result<Tasks, Failure> {
             .because(format!("the first byte that is not is number {}", error.utf8_error().valid_up_to()))
     })?;
     let json = path.extension().is_some_and(|extension| extension == "json");
-    parse(&text, json).map_err(|why| Failure::invalid(format!("{from} is not valid")).because(why))
+    Ok(Source { text, from, json })
 }
 
-/// Reads tasks from `text`. JSON goes to the JSON reader, which has no bound on nodes; what only looks like JSON may
-/// still be YAML.
-fn parse(text: &str, json: bool) -> Result<Tasks, String> {
+/// JSON goes to the JSON reader, which has no bound on nodes; what only looks like JSON may still be YAML.
+fn is_json(text: &str, named_so: bool) -> bool {
     let looks_like_json = text.trim_start().starts_with(['{', '[']);
-    if json || (looks_like_json && serde_json::from_str::<IgnoredAny>(text).is_ok()) {
+    named_so || (looks_like_json && serde_json::from_str::<IgnoredAny>(text).is_ok())
+}
+
+/// Reads tasks from `text`.
+fn parse(text: &str, json: bool) -> Result<Tasks, String> {
+    if is_json(text, json) {
         return shaped(text, from_json, from_json, from_json, from_json);
     }
     if text.trim().is_empty() {

@@ -1,6 +1,5 @@
 //! One task from the command line.
 
-use std::io::Read;
 use std::path::PathBuf;
 
 use jiff::Timestamp;
@@ -9,14 +8,15 @@ use orca_proto::duration::Span;
 use orca_proto::limits;
 use orca_proto::quantity::Bytes;
 use orca_proto::spec::{Network, NewTask, OnChildFailure, OnDependencyFailure, Pull, Role};
-use serde_json::Value;
 
+use super::policy::PolicyArgs;
+use crate::command::{json_argument, moment, pair};
 use crate::error::Failure;
 
 /// The task itself.
 #[derive(Debug, clap::Args)]
 #[group(id = "TaskArgs", multiple = true)]
-pub(super) struct TaskArgs {
+pub(in crate::command) struct TaskArgs {
     /// Image to run, such as debian:bookworm-slim
     #[arg(required_unless_present = "file")]
     image: Option<String>,
@@ -72,9 +72,9 @@ pub(super) struct TaskArgs {
     #[arg(long, value_name = "DURATION")]
     grace: Option<Span>,
     /// Not before this instant (RFC 3339), such as 2030-01-31T18:00:00Z
-    #[arg(long, value_name = "TIME", value_parser = instant)]
+    #[arg(long, value_name = "TIME", value_parser = moment::instant)]
     run_at: Option<Timestamp>,
-    /// Not before this long from now
+    /// Not before so long after it was enqueued, such as 10m or 2d
     #[arg(long, value_name = "DURATION", conflicts_with = "run_at")]
     delay: Option<Span>,
     /// Task that must succeed first
@@ -93,11 +93,11 @@ pub(super) struct TaskArgs {
 
 /// A file or directory to upload as an input.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct InputFile {
+pub(in crate::command) struct InputFile {
     /// Its name for the program.
-    pub(super) name: String,
+    pub(in crate::command) name: String,
     /// Where it is here.
-    pub(super) path: PathBuf,
+    pub(in crate::command) path: PathBuf,
 }
 
 #[derive(Clone, Copy, Debug, clap::ValueEnum)]
@@ -139,7 +139,10 @@ impl TaskArgs {
     ///
     /// # Errors
     /// A [`Failure`] if the input is not JSON or a file to upload is not there.
-    pub(super) fn to_task(&self) -> Result<(NewTask, Vec<InputFile>), Failure> {
+    pub(in crate::command) fn to_task(
+        &self,
+        policy: Option<&PolicyArgs>,
+    ) -> Result<(NewTask, Vec<InputFile>), Failure> {
         let mut task = NewTask::new(self.image.clone().unwrap_or_default());
         task.name.clone_from(&self.name);
         if self.plan {
@@ -149,13 +152,11 @@ impl TaskArgs {
             task.queue.clone_from(queue);
         }
         task.priority = self.priority.unwrap_or_default();
-        task.run_at = match self.delay {
-            Some(delay) => Some(later(Timestamp::now(), delay)?),
-            None => self.run_at,
-        };
+        task.run_at = self.run_at;
+        task.delay = self.delay;
         self.container(&mut task);
         if let Some(text) = &self.input {
-            task.input = input(text)?;
+            task.input = json_argument::read(text, "--input", limits::INPUT)?;
         }
         task.resources.memory = self.memory.unwrap_or(task.resources.memory);
         task.resources.cpus = self.cpus.unwrap_or(task.resources.cpus);
@@ -173,6 +174,9 @@ impl TaskArgs {
             task.on_child_failure = OnChildFailure::Continue;
         }
         task.labels.extend(self.label.iter().cloned());
+        if let Some(policy) = policy {
+            policy.apply(&mut task);
+        }
         for file in &self.artifact {
             std::fs::metadata(&file.path)
                 .map_err(|error| Failure::file(format!("cannot read {}", file.path.display()), &error))?;
@@ -194,23 +198,6 @@ impl TaskArgs {
     }
 }
 
-fn later(now: Timestamp, delay: Span) -> Result<Timestamp, Failure> {
-    now.checked_add(delay.get())
-        .map_err(|error| Failure::invalid("--delay is too long").because(error.to_string()))
-}
-
-fn instant(text: &str) -> Result<Timestamp, String> {
-    text.parse()
-        .map_err(|_| "not an instant such as 2030-01-31T18:00:00Z or 2030-01-31T18:00:00+01:00".to_owned())
-}
-
-fn pair(text: &str) -> Result<(String, String), String> {
-    match text.split_once('=') {
-        Some((key, value)) if !key.is_empty() => Ok((key.to_owned(), value.to_owned())),
-        _ => Err("must be NAME=VALUE".to_owned()),
-    }
-}
-
 fn file(text: &str) -> Result<InputFile, String> {
     let (name, path) = pair(text).map_err(|_| "must be NAME=PATH".to_owned())?;
     if !is_valid_name(&name) {
@@ -221,42 +208,11 @@ fn file(text: &str) -> Result<InputFile, String> {
     Ok(InputFile { name, path: path.into() })
 }
 
-fn input(text: &str) -> Result<Value, Failure> {
-    let most = limits::INPUT as u64 + 1;
-    let (bytes, from) = if text == "-" {
-        let mut bytes = Vec::new();
-        std::io::stdin()
-            .lock()
-            .take(most)
-            .read_to_end(&mut bytes)
-            .map_err(|error| Failure::file("cannot read standard input", &error))?;
-        (bytes, "standard input".to_owned())
-    } else if let Some(path) = text.strip_prefix('@') {
-        let mut bytes = Vec::new();
-        std::fs::File::open(path)
-            .and_then(|file| file.take(most).read_to_end(&mut bytes))
-            .map_err(|error| Failure::file(format!("cannot read {path}"), &error))?;
-        (bytes, path.to_owned())
-    } else {
-        (text.as_bytes().to_vec(), "--input".to_owned())
-    };
-    if bytes.len() > limits::INPUT {
-        return Err(Failure::invalid(format!("{from} is larger than 1 MiB"))
-            .hint("upload it instead: --artifact NAME=PATH"));
-    }
-    serde_json::from_slice(&bytes).map_err(|error| {
-        Failure::invalid(format!("{from} is not JSON"))
-            .because(error.to_string())
-            .hint("text needs quotes of its own: --input '\"text\"'")
-    })
-}
-
 #[cfg(test)]
 mod tests {
     use clap::Parser;
 
     use super::*;
-    use crate::error::Exit;
 
     #[derive(Parser)]
     struct Line {
@@ -306,7 +262,7 @@ mod tests {
             "exit 0",
         ])
         .unwrap();
-        let (task, _) = args.to_task().unwrap();
+        let (task, _) = args.to_task(None).unwrap();
         assert_eq!((task.role, task.queue.as_str(), task.priority), (Role::Plan, "slow", -5));
         assert_eq!(task.container.command, ["sh", "-c", "exit 0"]);
         assert_eq!(task.container.env.get("A").map(String::as_str), Some("b=c"));
@@ -317,13 +273,6 @@ mod tests {
         let mut errors = Vec::new();
         task.validate("", &mut errors);
         assert!(errors.is_empty(), "{errors:?}");
-    }
-
-    #[test]
-    fn an_input_that_is_not_json_is_told_with_a_hint() {
-        let failure = parse(&["--input", "hello", "debian"]).unwrap().to_task().unwrap_err();
-        assert_eq!(failure.exit(), Exit::Invalid);
-        assert!(failure.render().contains("quotes"), "{}", failure.render());
     }
 
     #[test]
@@ -351,12 +300,5 @@ mod tests {
         for flag in ["--cpus", "--max-attempts", "--priority"] {
             assert!(parse(&[flag, "-1", "debian"]).is_ok(), "{flag}");
         }
-    }
-
-    #[test]
-    fn an_instant_that_is_none_is_told_how_one_looks() {
-        assert!(parse(&["--run-at", "2030-01-31T18:00:00+01:00", "debian"]).is_ok());
-        let error = parse(&["--run-at", "tomorrow", "debian"]).unwrap_err().to_string();
-        assert!(error.contains("2030-01-31T18:00:00Z"), "{error}");
     }
 }

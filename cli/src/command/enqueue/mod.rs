@@ -1,7 +1,8 @@
 //! `orca enqueue`: one task from flags, or any number from a file.
 
-mod file;
+pub(super) mod file;
 mod flags;
+mod policy;
 pub(super) mod upload;
 
 use std::path::PathBuf;
@@ -14,8 +15,10 @@ use orca_proto::plan::{Batch, validate, validate_one};
 use orca_proto::problem::{FieldError, LISTED_ERRORS};
 use orca_proto::{limits, spec::NewTask};
 
+pub(super) use self::flags::{InputFile, TaskArgs};
+pub(super) use self::policy::PolicyArgs;
+
 use self::file::Tasks;
-use self::flags::TaskArgs;
 use super::{logs, wait};
 use crate::error::{Exit, Failure};
 use crate::output::{Output, escape};
@@ -28,6 +31,9 @@ use crate::watch;
 /// Examples:
 ///   orca enqueue --wait debian:bookworm-slim -- sh -c 'echo hello'
 ///   orca enqueue --plan --input @goal.json my/planner:1
+///   orca enqueue --queue mails --group tenant-7 --backoff fixed:5s --retry-exit-code 75 my/mailer:1
+///   orca enqueue --require gpu=a100 --deadline 2h --unique train-17 my/trainer:3
+///   orca enqueue --approval='Deploy to production?' --approval-timeout 1h my/deploy:2
 ///   orca enqueue -f tasks.yaml
 #[derive(Debug, clap::Args)]
 #[command(verbatim_doc_comment)]
@@ -46,6 +52,8 @@ pub(crate) struct EnqueueArgs {
     /// Print its log while waiting, then its result; implies --wait
     #[arg(long)]
     follow: bool,
+    #[command(flatten)]
+    policy: Option<PolicyArgs>,
 }
 
 impl EnqueueArgs {
@@ -62,7 +70,7 @@ impl EnqueueArgs {
     ) -> Result<Exit, Failure> {
         let key = self.idempotency_key.clone();
         if let Some(path) = &self.file {
-            if self.task.is_some() {
+            if self.task.is_some() || self.policy.is_some() {
                 return Err(Failure::invalid("--file takes everything about the tasks from the file")
                     .because("an image, a command or a task's flags stand beside it")
                     .hint("put them into the file, or leave --file out"));
@@ -85,13 +93,10 @@ impl EnqueueArgs {
             return Err(Failure::invalid("which image?")
                 .hint("orca enqueue IMAGE -- COMMAND, or orca enqueue -f FILE"));
         };
-        let (mut task, files) = given.to_task()?;
+        let (mut task, files) = given.to_task(self.policy.as_ref())?;
         check(&task)?;
         let client = client()?;
-        for file in files {
-            let (artifact, unpack) = upload::upload(&client, &file.name, &file.path, output).await?;
-            task.artifacts.push(orca_proto::spec::InputArtifact { id: artifact.id, name: file.name, unpack });
-        }
+        upload::inputs(&client, files, &mut task, output).await?;
         self.one(&client, task, key.as_deref(), output).await
     }
 
@@ -144,6 +149,12 @@ impl EnqueueArgs {
                 .hint("use --wait, and `orca logs -f ID` for one of them"));
         }
         let enqueued = client.enqueue_batch(batch, key).await?;
+        if !enqueued.existing.is_empty() && !output.is_json() {
+            output.remark(&format!(
+                "{} of them were there already, by their unique keys",
+                enqueued.existing.len()
+            ));
+        }
         if !self.wait {
             if output.is_json() {
                 output.json(&enqueued)?;
@@ -165,11 +176,11 @@ impl EnqueueArgs {
     }
 }
 
-fn check(task: &NewTask) -> Result<(), Failure> {
+pub(super) fn check(task: &NewTask) -> Result<(), Failure> {
     validate_one(task).map(drop).map_err(|errors| not_valid("the task is not valid", errors))
 }
 
-fn not_valid(what: &str, mut errors: Vec<FieldError>) -> Failure {
+pub(super) fn not_valid(what: &str, mut errors: Vec<FieldError>) -> Failure {
     let more = errors.len().saturating_sub(LISTED_ERRORS);
     errors.truncate(LISTED_ERRORS);
     let failure = Failure::invalid(what).fields(errors);

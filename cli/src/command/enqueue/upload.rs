@@ -10,10 +10,12 @@ use bytes::Bytes;
 use futures_util::stream;
 use orca_proto::artifact::{Artifact, is_valid_name};
 use orca_proto::client::Client;
+use orca_proto::spec::{InputArtifact, NewTask};
 use reqwest::Body;
 use tokio::sync::mpsc;
 use tokio_util::io::ReaderStream;
 
+use super::flags::InputFile;
 use crate::error::{Exit, Failure};
 use crate::output::Output;
 
@@ -47,6 +49,23 @@ pub(crate) async fn upload(
     let file = tokio::fs::File::open(path).await.map_err(unreadable)?;
     let artifact = client.upload(name, Body::wrap_stream(ReaderStream::with_capacity(file, CHUNK))).await?;
     Ok((artifact, false))
+}
+
+/// Stores `files` as inputs of `task`.
+///
+/// # Errors
+/// As [`upload`].
+pub(in crate::command) async fn inputs(
+    client: &Client,
+    files: Vec<InputFile>,
+    task: &mut NewTask,
+    output: Output,
+) -> Result<(), Failure> {
+    for file in files {
+        let (artifact, unpack) = upload(client, &file.name, &file.path, output).await?;
+        task.artifacts.push(InputArtifact { id: artifact.id, name: file.name, unpack });
+    }
+    Ok(())
 }
 
 async fn upload_directory(

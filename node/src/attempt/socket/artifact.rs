@@ -43,7 +43,7 @@ pub(super) async fn keep(
         size += chunk.len() as u64;
         if size > limits::ARTIFACT { Err(std::io::Error::other("too large")) } else { Ok(chunk) }
     });
-    let kept = session.node.client.keep(session.lease.lease, &name, reqwest::Body::wrap_stream(chunks));
+    let kept = session.node.client().keep(session.lease.lease, &name, reqwest::Body::wrap_stream(chunks));
     tokio::select! {
         kept = kept => Ok(Json(kept.map_err(problem)?)),
         () = session.lease.over() => Err(ApiProblem::new(Kind::LeaseLost, "the node lost the lease of this attempt")),
@@ -63,7 +63,7 @@ pub(super) async fn fetch(
             ApiProblem::new(Kind::NotFound, detail)
         })?;
     let turn = Arc::clone(&session.transfers).acquire_owned().await.map_err(ApiProblem::internal)?;
-    let bytes = relay(&session, || session.node.client.download(id)).await?;
+    let bytes = relay(&session, || session.node.client().download(id)).await?;
     let bytes = bytes.map_err(std::io::Error::other).inspect_ok(move |_| {
         // Held until the last byte is read.
         let _ = &turn;

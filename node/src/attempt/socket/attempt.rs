@@ -62,7 +62,7 @@ pub(super) async fn logs(State(session): State<Arc<Session>>, request: Request) 
             Problem::validation(vec![FieldError::new("/lines", "has more than 1,000 entries")]).into()
         );
     }
-    let call = || session.node.client.append_logs(session.lease.lease, &lines.value);
+    let call = || session.node.client().append_logs(session.lease.lease, &lines.value);
     Ok(Json(relay(&session, call).await?))
 }
 
@@ -72,7 +72,7 @@ pub(super) async fn children(
 ) -> Answer<Json<Enqueued>> {
     let holds = Holds::Tasks(Kind::Validation);
     let children = json::tree::<Children>(&session, request, limits::PLAN_BODY, holds).await?;
-    let call = || session.node.client.spawn_children(session.lease.lease, &children.value);
+    let call = || session.node.client().spawn_children(session.lease.lease, &children.value);
     Ok(Json(relay(&session, call).await?))
 }
 

@@ -5,6 +5,7 @@ mod attempt;
 mod json;
 mod outcome;
 mod problem;
+mod signal;
 
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::PermissionsExt;
@@ -122,6 +123,7 @@ fn router(session: Arc<Session>) -> Router {
         .route(routes::PROGRESS, post(attempt::progress))
         .route(routes::LOGS, post(attempt::logs))
         .route(routes::DEPENDENCIES, get(attempt::dependencies))
+        .route(&format!("{}/{{name}}", routes::SIGNALS), get(signal::receive))
         .route(routes::CHILDREN, post(attempt::children))
         .route(&format!("{}/{{name}}", routes::ARTIFACTS), get(artifact::fetch).put(artifact::keep))
         .route(routes::RESULT, put(outcome::result))

@@ -5,7 +5,9 @@ use crate::client::{Client, ClientError};
 use crate::namespace::{Namespace, Quota};
 
 fn path(namespace: &str) -> Result<String, ClientError> {
-    Ok(format!("/v1/namespaces/{}", segment("the namespace's name", namespace)?))
+    // Namespaces may be named after people; a path can hold that sign too.
+    segment("the namespace's name", &namespace.replace('@', "-"))?;
+    Ok(format!("/v1/namespaces/{namespace}"))
 }
 
 impl Client {

@@ -1,0 +1,138 @@
+//! `orca queue`: limits, rates, weights, pauses.
+
+use orca_proto::client::Client;
+use orca_proto::duration::Span;
+use orca_proto::problem::Kind;
+use orca_proto::queue::{GroupSettings, Pause, QueueSettings, Rate};
+
+use super::queues;
+use super::setting::{self, Limit};
+use crate::error::{Exit, Failure};
+use crate::output::Output;
+
+/// Set, pause and resume queues and their groups
+#[derive(Debug, clap::Subcommand)]
+pub(crate) enum QueueCommand {
+    /// Set limits; what is not named stays as it is
+    ///
+    /// Examples:
+    ///   orca queue set mails --max-running 20 --rate 100/1m
+    ///   orca queue set mails --group tenant-7 --weight 3 --max-running 4
+    ///   orca queue set mails --rate none
+    #[command(verbatim_doc_comment)]
+    Set(SetArgs),
+    /// Let nothing of it begin; what runs goes on
+    Pause {
+        #[command(flatten)]
+        which: Which,
+        /// Why, for whoever looks later
+        #[arg(long)]
+        reason: Option<String>,
+    },
+    /// Let it begin again
+    Resume {
+        #[command(flatten)]
+        which: Which,
+    },
+}
+
+/// A queue, or a group inside it.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Which {
+    /// The queue
+    queue: String,
+    /// Only this group inside it
+    #[arg(long)]
+    group: Option<String>,
+}
+
+/// What to set.
+#[derive(Debug, clap::Args)]
+pub(crate) struct SetArgs {
+    #[command(flatten)]
+    which: Which,
+    /// Most tasks that run at once, or none
+    #[arg(long, value_name = "N", value_parser = setting::number::<u32>)]
+    max_running: Option<Limit<u32>>,
+    /// Most tasks that begin in a time, such as 100/1m, or none
+    #[arg(long, value_name = "RATE", value_parser = setting::rate)]
+    rate: Option<Limit<Rate>>,
+    /// Time in line that counts as one level of priority; 0s: none does; none: 60s again
+    #[arg(long, value_name = "DURATION", value_parser = setting::span, conflicts_with = "group")]
+    ageing: Option<Limit<Span>>,
+    /// The group's share against the other groups'; 1 to 1,000
+    #[arg(long, value_name = "N", requires = "group")]
+    weight: Option<u32>,
+}
+
+impl QueueCommand {
+    /// Does it.
+    pub(crate) async fn run(self, client: &Client, output: Output) -> Result<Exit, Failure> {
+        match self {
+            Self::Set(args) => args.run(client, output).await?,
+            Self::Pause { which, reason } => {
+                let pause = Pause { reason };
+                match &which.group {
+                    Some(group) => show_group(client.pause_group(&which.queue, group, &pause).await, output)?,
+                    None => queues::show(&client.pause_queue(&which.queue, &pause).await?, output)?,
+                }
+            }
+            Self::Resume { which } => match &which.group {
+                Some(group) => show_group(client.resume_group(&which.queue, group).await, output)?,
+                None => queues::show(&client.resume_queue(&which.queue).await?, output)?,
+            },
+        }
+        Ok(Exit::Done)
+    }
+}
+
+fn show_group(
+    group: Result<orca_proto::queue::Group, orca_proto::client::ClientError>,
+    output: Output,
+) -> Result<(), Failure> {
+    let group = group?;
+    if output.is_json() { output.json(&group) } else { queues::groups(&[group], output) }
+}
+
+impl SetArgs {
+    async fn run(self, client: &Client, output: Output) -> Result<(), Failure> {
+        let Self { which: Which { queue, group }, max_running, rate, ageing, weight } = self;
+        if max_running.is_none() && rate.is_none() && ageing.is_none() && weight.is_none() {
+            return Err(Failure::invalid("what is to be set?").hint(
+                "--max-running, --rate, --ageing, or for a group --weight; see `orca queue set --help`",
+            ));
+        }
+        // The whole settings are replaced, so what is there comes first.
+        let found = match client.queue(&queue).await {
+            Ok(found) => Some(found),
+            Err(error) if error.kind() == Some(Kind::NotFound) => None,
+            Err(error) => return Err(error.into()),
+        };
+        let mut errors = Vec::new();
+        if let Some(group) = group {
+            let known = found.and_then(|queue| queue.groups.into_iter().find(|known| known.name == group));
+            let mut settings = known.map_or_else(GroupSettings::default, |known| known.settings);
+            settings.weight = weight.unwrap_or(settings.weight);
+            Limit::set(max_running, &mut settings.max_running);
+            Limit::set(rate, &mut settings.rate);
+            settings.validate(&mut errors);
+            check(errors)?;
+            return show_group(client.set_group(&queue, &group, &settings).await, output);
+        }
+        let mut settings = found.map_or_else(QueueSettings::default, |found| found.settings);
+        Limit::set(max_running, &mut settings.max_running);
+        Limit::set(rate, &mut settings.rate);
+        Limit::set(ageing, &mut settings.ageing);
+        settings.validate(&mut errors);
+        check(errors)?;
+        queues::show(&client.set_queue(&queue, &settings).await?, output)
+    }
+}
+
+fn check(errors: Vec<orca_proto::problem::FieldError>) -> Result<(), Failure> {
+    if errors.is_empty() {
+        Ok(())
+    } else {
+        Err(Failure::invalid("the settings are not valid").fields(errors))
+    }
+}

@@ -1,0 +1,237 @@
+//! `orca schedule`: tasks that are enqueued again and again.
+
+mod show;
+
+use std::path::PathBuf;
+
+use jiff::Timestamp;
+use orca_proto::client::Client;
+use orca_proto::duration::Span;
+use orca_proto::plan::Enqueued;
+use orca_proto::queue::Pause;
+use orca_proto::schedule::{Backfill, Overlap, ScheduleSpec};
+
+use super::enqueue::file::read_one;
+use super::enqueue::{PolicyArgs, TaskArgs, not_valid, upload};
+use super::moment;
+use crate::error::{Exit, Failure};
+use crate::output::{Output, escape};
+
+/// Enqueue tasks again and again, by a cron expression
+#[derive(Debug, clap::Subcommand)]
+pub(crate) enum ScheduleCommand {
+    /// Make a schedule, or give the one of that name another spec
+    ///
+    /// Examples:
+    ///   orca schedule set nightly --cron '0 3 * * *' --timezone Europe/Berlin my/report:2 -- --all
+    ///   orca schedule set poll --cron '*/30 * * * * *' --overlap skip --jitter 5s my/poller:1
+    ///   orca schedule set nightly -f nightly.yaml
+    #[command(verbatim_doc_comment)]
+    Set(Box<SetArgs>),
+    /// List schedules
+    Ls,
+    /// Show a schedule and its next runs
+    Get {
+        /// The schedule
+        name: String,
+    },
+    /// Remove a schedule; what it has enqueued stays
+    Rm {
+        /// The schedule
+        name: String,
+    },
+    /// Let it enqueue nothing
+    Pause {
+        /// The schedule
+        name: String,
+        /// Why, for whoever looks later
+        #[arg(long)]
+        reason: Option<String>,
+    },
+    /// Let it enqueue again; missed runs are made up as far as its catch-up time says
+    Resume {
+        /// The schedule
+        name: String,
+    },
+    /// Enqueue its task now, besides its runs; prints the id
+    Run {
+        /// The schedule
+        name: String,
+    },
+    /// Enqueue the runs of a window that has passed, oldest first; prints the ids
+    ///
+    /// Example:
+    ///   orca schedule backfill nightly --from 2026-01-01T00:00:00Z --to 2026-01-08T00:00:00Z
+    #[command(verbatim_doc_comment)]
+    Backfill {
+        /// The schedule
+        name: String,
+        /// From this instant (RFC 3339) on, or from so long ago, such as 7d
+        #[arg(long, value_name = "TIME", value_parser = moment::past)]
+        from: Timestamp,
+        /// Up to this instant (RFC 3339), or up to so long ago; now unless told
+        #[arg(long, value_name = "TIME", value_parser = moment::past)]
+        to: Option<Timestamp>,
+    },
+}
+
+/// A schedule, from flags or from a file.
+#[derive(Debug, clap::Args)]
+pub(crate) struct SetArgs {
+    /// Its name: letters, digits, `.`, `_`, `-`
+    #[arg(value_name = "SCHEDULE")]
+    schedule: String,
+    #[command(flatten)]
+    task: Option<TaskArgs>,
+    /// File with the whole schedule ({cron: …, task: …}), in YAML or JSON; - for standard input
+    #[arg(long, short, value_name = "PATH")]
+    file: Option<PathBuf>,
+    #[command(flatten)]
+    when: Option<WhenArgs>,
+    #[command(flatten)]
+    policy: Option<PolicyArgs>,
+}
+
+/// When it enqueues.
+#[derive(Debug, clap::Args)]
+#[group(id = "WhenArgs", multiple = true)]
+#[command(next_help_heading = "When")]
+pub(crate) struct WhenArgs {
+    /// Minute, hour, day of month, month, day of week, with seconds in front where there are six; or @hourly, @daily, …
+    #[arg(long, value_name = "EXPRESSION", required_unless_present = "file")]
+    cron: Option<String>,
+    /// Time zone of the expression, such as Europe/Berlin; UTC unless told
+    #[arg(long, value_name = "ZONE")]
+    timezone: Option<String>,
+    /// Each run comes later by a part of this
+    #[arg(long, value_name = "DURATION")]
+    jitter: Option<Span>,
+    /// What happens when the run before has not ended
+    #[arg(long, value_enum, value_name = "WHAT")]
+    overlap: Option<WhenOverlapping>,
+    /// No run before this instant (RFC 3339)
+    #[arg(long, value_name = "TIME", value_parser = moment::instant)]
+    starting: Option<Timestamp>,
+    /// No run after this instant (RFC 3339)
+    #[arg(long, value_name = "TIME", value_parser = moment::instant)]
+    ending: Option<Timestamp>,
+    /// Runs missed by no more than this are made up; 1h unless told
+    #[arg(long, value_name = "DURATION")]
+    catch_up: Option<Span>,
+}
+
+#[derive(Clone, Copy, Debug, clap::ValueEnum)]
+enum WhenOverlapping {
+    /// This run is left out
+    Skip,
+    /// This run waits for the one before
+    Queue,
+    /// The run before is cancelled
+    Replace,
+}
+
+impl ScheduleCommand {
+    /// Does it. What was given is checked before anything is sent.
+    pub(crate) async fn run(
+        self,
+        client: impl FnOnce() -> Result<Client, Failure>,
+        output: Output,
+    ) -> Result<Exit, Failure> {
+        let about = |name: &str| {
+            let name = name.to_owned();
+            move |error| Failure::about(error, "schedule", name)
+        };
+        match self {
+            Self::Set(args) => args.run(client, output).await?,
+            Self::Ls => show::list(&client()?.schedules().await?, output)?,
+            Self::Get { name } => {
+                show::one(&client()?.schedule(&name).await.map_err(about(&name))?, output)?;
+            }
+            Self::Rm { name } => {
+                client()?.remove_schedule(&name).await.map_err(about(&name))?;
+                output.remark(&format!("removed {}", escape::line(&name)));
+            }
+            Self::Pause { name, reason } => {
+                let paused = client()?.pause_schedule(&name, &Pause { reason }).await;
+                show::one(&paused.map_err(about(&name))?, output)?;
+            }
+            Self::Resume { name } => {
+                show::one(&client()?.resume_schedule(&name).await.map_err(about(&name))?, output)?;
+            }
+            Self::Run { name } => {
+                enqueued(&client()?.run_schedule(&name).await.map_err(about(&name))?, output)?;
+            }
+            Self::Backfill { name, from, to } => {
+                let window = Backfill { from, to: to.unwrap_or_else(Timestamp::now) };
+                let mut errors = Vec::new();
+                window.validate(&mut errors);
+                if !errors.is_empty() {
+                    return Err(not_valid("the window is not valid", errors));
+                }
+                let made = client()?.backfill_schedule(&name, &window).await;
+                enqueued(&made.map_err(about(&name))?, output)?;
+            }
+        }
+        Ok(Exit::Done)
+    }
+}
+
+fn enqueued(enqueued: &Enqueued, output: Output) -> Result<(), Failure> {
+    if output.is_json() {
+        return output.json(enqueued);
+    }
+    if enqueued.ids.is_empty() {
+        output.remark("nothing to enqueue");
+    }
+    enqueued.ids.iter().try_for_each(|id| output.line(&id.to_string()))
+}
+
+impl SetArgs {
+    async fn run(
+        self,
+        client: impl FnOnce() -> Result<Client, Failure>,
+        output: Output,
+    ) -> Result<(), Failure> {
+        let (mut spec, files) = match &self.file {
+            Some(path) => {
+                if self.when.is_some() || self.task.is_some() || self.policy.is_some() {
+                    return Err(Failure::invalid("--file takes everything about the schedule from the file")
+                        .because("an image, a command or flags of the schedule or its task stand beside it")
+                        .hint("put them into the file, or leave --file out"));
+                }
+                (read_one::<ScheduleSpec>(path)?, Vec::new())
+            }
+            None => self.read_flags()?,
+        };
+        let mut errors = Vec::new();
+        spec.validate(&mut errors);
+        if !errors.is_empty() {
+            return Err(not_valid("the schedule is not valid", errors));
+        }
+        let client = client()?;
+        upload::inputs(&client, files, &mut spec.task, output).await?;
+        show::one(&client.set_schedule(&self.schedule, &spec).await?, output)
+    }
+
+    fn read_flags(&self) -> Result<(ScheduleSpec, Vec<super::enqueue::InputFile>), Failure> {
+        let (Some(when), Some(task)) = (&self.when, &self.task) else {
+            return Err(Failure::invalid("when, and which image?")
+                .hint("orca schedule set NAME --cron EXPRESSION IMAGE -- COMMAND, or orca schedule set NAME -f FILE"));
+        };
+        let (task, files) = task.to_task(self.policy.as_ref())?;
+        let mut spec = ScheduleSpec::new(when.cron.clone().unwrap_or_default(), task);
+        if let Some(timezone) = &when.timezone {
+            spec.timezone.clone_from(timezone);
+        }
+        spec.jitter = when.jitter.unwrap_or(spec.jitter);
+        spec.catch_up = when.catch_up.unwrap_or(spec.catch_up);
+        spec.overlap = match when.overlap {
+            None | Some(WhenOverlapping::Skip) => Overlap::Skip,
+            Some(WhenOverlapping::Queue) => Overlap::Queue,
+            Some(WhenOverlapping::Replace) => Overlap::Replace,
+        };
+        spec.starting = when.starting;
+        spec.ending = when.ending;
+        Ok((spec, files))
+    }
+}
