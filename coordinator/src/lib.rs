@@ -8,6 +8,7 @@ pub mod app;
 mod blobs;
 pub mod clock;
 mod db;
+mod dispatch;
 pub mod error;
 pub mod lifecycle;
 mod metrics;

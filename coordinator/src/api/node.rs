@@ -1,7 +1,9 @@
 //! Nodes' verbs about themselves, and operators' view of them.
 
 use axum::extract::State;
+use orca_proto::attempt::{Reports, ReportsSettled};
 use orca_proto::ids::NodeId;
+use orca_proto::limits;
 use orca_proto::node::{ClaimRequest, Claimed, Node, Registered, Registration, RenewRequest, Renewed};
 use orca_proto::page::Page;
 
@@ -9,7 +11,7 @@ use super::Api;
 use super::auth::{NodeAuth, OperatorAuth};
 use super::extract::{Json, Path};
 use super::refusal::Refusal;
-use crate::app::App;
+use crate::app::{App, RawClaimed, RawReports};
 
 /// Register a node
 ///
@@ -87,7 +89,7 @@ pub(super) async fn claim(
     State(api): State<Api>,
     Path(id): Path<NodeId>,
     Json(request): Json<ClaimRequest>,
-) -> Result<Json<Claimed>, Refusal> {
+) -> Result<Json<RawClaimed>, Refusal> {
     let _held = api.metrics.held("claims");
     Ok(Json(api.app.node_claim(&who, id, request).await?))
 }
@@ -113,4 +115,27 @@ pub(super) async fn renew(
 ) -> Result<Json<Renewed>, Refusal> {
     let _held = api.metrics.held("renewals");
     Ok(Json(api.app.node_renew(&who, id, request).await?))
+}
+
+/// Report many attempts
+///
+/// How up to 1,024 attempts ended. Each is settled or refused by itself; the answers are in the order of the reports. The same
+/// report again is answered the same.
+#[utoipa::path(
+    post,
+    path = "/v1/nodes/{id}/reports",
+    tag = "nodes",
+    operation_id = "report_many",
+    params(("id" = NodeId, Path, description = "The node's id.")),
+    request_body = Reports,
+    security(("bearer" = ["planner"]), ("bearer" = ["worker"])),
+    responses((status = 200, description = "What became of each", body = ReportsSettled)),
+)]
+pub(super) async fn reports(
+    NodeAuth(who): NodeAuth,
+    State(app): State<App>,
+    Path(id): Path<NodeId>,
+    Json(reports): Json<RawReports, { limits::PLAN_BODY }>,
+) -> Result<Json<ReportsSettled>, Refusal> {
+    Ok(Json(app.node_reports(&who, id, reports).await?))
 }

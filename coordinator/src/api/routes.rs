@@ -38,6 +38,7 @@ pub(super) fn list() -> OpenApiRouter<Api> {
         .routes(routes!(attempt::children))
         .routes(routes!(attempt::dependencies))
         .routes(routes!(attempt::report))
+        .routes(routes!(node::reports))
         .route_layer(from_fn(pipeline::no_query))
         .route_layer(from_fn(pipeline::large));
     let held = OpenApiRouter::new()

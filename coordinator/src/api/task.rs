@@ -33,8 +33,8 @@ pub(super) async fn enqueue(
     IdempotencyKey(key): IdempotencyKey,
     Json(task): Json<NewTask>,
 ) -> Result<impl IntoResponse, Refusal> {
-    let task = app.task_enqueue(&who, task, key.as_deref()).await?;
-    Ok(created(task))
+    let (task, existed) = app.task_enqueue(&who, task, key.as_deref()).await?;
+    Ok(if existed { Json::<Task>(task).into_response() } else { created(task).into_response() })
 }
 
 /// List tasks

@@ -2,7 +2,7 @@
 
 use orca_proto::ids::TaskId;
 use orca_proto::problem::Kind;
-use orca_proto::task::{Cancellation, State, TaskSummary};
+use orca_proto::task::{Cancellation, TaskSummary};
 use sqlx::PgConnection;
 
 use super::check::Check;
@@ -10,7 +10,7 @@ use super::transaction::transaction;
 use super::{App, Error, Principal};
 use crate::db::apply::{Effects, apply};
 use crate::db::snapshot::{self, Locked};
-use crate::db::{queue, settlement, task};
+use crate::db::{settlement, task};
 use crate::lifecycle::{Event, transition};
 
 /// The longest reason of a cancel, in bytes.
@@ -69,12 +69,6 @@ pub(super) async fn cancel_level(
 ) -> Result<(), Error> {
     while !level.is_empty() {
         let ids: Vec<TaskId> = level.iter().map(|task| task.id).collect();
-        // Out of line first: claims pass over an entry that is being removed, but stop at one whose task is locked.
-        let lined = |task: &&Locked| task.snapshot.state == State::Ready;
-        let lined: Vec<uuid::Uuid> = level.iter().filter(lined).map(|task| task.id.0).collect();
-        if !lined.is_empty() {
-            queue::remove(connection, &lined).await?;
-        }
         let mut changes = Vec::with_capacity(level.len());
         for task in level {
             let event = Event::CancelRequested { reason: reason.map(str::to_owned) };

@@ -1,6 +1,6 @@
 //! Putting tasks in: one, several, or one that ended once more.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, HashSet};
 use std::io::Write;
 
 use jiff::Timestamp;
@@ -198,9 +198,9 @@ impl App {
     }
 
     /// Makes the lanes of these tasks known, so that no transaction has to make them.
-    async fn learn_lanes(&self, namespace: &str, tasks: &[NewTask]) -> Result<(), Error> {
+    pub(crate) async fn learn_lanes(&self, namespace: &str, tasks: &[NewTask]) -> Result<(), Error> {
         let mut before: Option<&NewTask> = None;
-        let mut unknown = BTreeSet::new();
+        let mut unknown = HashSet::new();
         for task in tasks {
             if before.is_none_or(|before| !same_lane(before, task)) {
                 let key = lane_of(namespace, task);

@@ -170,7 +170,10 @@ impl App {
                 retention,
                 shutdown: shutdown.clone(),
             }));
-        reconcile::look_over(&app).await.map_err(StartError::from)?;
+        // What fails here is tried again each second.
+        if let Err(error) = reconcile::look_over(&app).await {
+            tracing::warn!(%error, "cannot look which lanes wait; trying again");
+        }
         tracker.spawn(gather::run(app.clone(), gathered, shutdown.clone()));
         tracker.spawn(listen::tell(app.clone(), shutdown.clone()));
         tracker.spawn(listen::run(app.clone(), shutdown.clone()));

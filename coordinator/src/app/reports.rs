@@ -94,7 +94,7 @@ impl App {
             _ => RefusedKind::Validation,
         };
         let detail = refused.errors.first().map_or_else(
-            || refused.detail.clone().unwrap_or_default(),
+            || refused.detail.clone(),
             |error| format!("{} {}", error.pointer, error.detail),
         );
         Ok(Settled::Refused(Refused { kind, detail }))

@@ -58,6 +58,7 @@ pub(crate) async fn list(
     namespace: &str,
     filter: &Filter<'_>,
 ) -> sqlx::Result<Vec<TaskSummary>> {
+    let stored = filter.states.as_deref().map(stored);
     let rows = sqlx::query_as!(
         Row,
         r#"SELECT id AS "id!", name AS "name!", key, role AS "role!", step, queue AS "queue!", nullif(grp, '') AS "grp",
@@ -84,7 +85,7 @@ pub(crate) async fn list(
         filter.label,
         filter.before.map(|id| id.0),
         filter.limit,
-        filter.states.as_deref().map(stored).as_deref()
+        stored.as_deref()
     )
     .fetch_all(&mut *connection)
     .await?;

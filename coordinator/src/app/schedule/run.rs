@@ -21,8 +21,9 @@ use sqlx::{Connection, PgConnection};
 use super::{searchable, understood};
 use crate::app::cancel::cancel_level;
 use crate::app::check::Check;
-use crate::app::enqueue::{fingerprint, take_key};
+use crate::app::enqueue::{amend, fingerprint, take_key};
 use crate::app::graph::{Place, prepare};
+use crate::app::lines::Lines;
 use crate::app::transaction::transaction;
 use crate::app::{App, Error, Principal};
 use crate::db::apply::Effects;
@@ -52,7 +53,7 @@ impl App {
                 // What a refused run has already written must go, the lock and what is noted of it must not.
                 let mut attempt = tx.begin().await?;
                 let mut told = Effects::default();
-                match fire(&mut *attempt, &stored, &mut told).await {
+                match fire(&mut *attempt, &app.0.lines, &stored, &mut told).await {
                     Ok(()) => {
                         attempt.commit().await?;
                         *effects = told;
@@ -142,7 +143,12 @@ impl App {
 }
 
 /// Enqueues what is due of a schedule, and notes what is next.
-async fn fire(connection: &mut PgConnection, stored: &Stored, effects: &mut Effects) -> Result<(), Error> {
+async fn fire(
+    connection: &mut PgConnection,
+    lines: &Lines,
+    stored: &Stored,
+    effects: &mut Effects,
+) -> Result<(), Error> {
     let (spec, calendar) = understood(stored)?;
     let Some(Time(next)) = stored.next_run else { return Ok(()) };
     let now = session::now(connection).await?;
