@@ -126,6 +126,14 @@ fn these_are_the_routes_and_who_may_call_them() {
     get /v1/nodes/{id}: operator
     get /v1/nodes: operator
     post /v1/nodes: planner, worker
+    post /v1/schedules/{name}/backfills: operator
+    post /v1/schedules/{name}/pause: operator
+    post /v1/schedules/{name}/resume: operator
+    post /v1/schedules/{name}/runs: operator
+    delete /v1/schedules/{name}: operator
+    get /v1/schedules/{name}: operator
+    put /v1/schedules/{name}: operator
+    get /v1/schedules: operator
     get /v1/tasks/{id}/artifacts: operator
     put /v1/tasks/{id}/attempts/{token}/artifacts/{name}: planner, worker
     post /v1/tasks/{id}/attempts/{token}/children: planner, worker

@@ -7,13 +7,15 @@ use hyper::Method;
 use orca_proto::agent::routes;
 use orca_proto::attempt::Received;
 use orca_proto::duration::Span;
-use tokio::time::Instant;
+use tokio::time::{Instant, sleep};
 
 use super::{VerbError, call, print, source};
 use crate::attempt_dir::AttemptDir;
 
 /// How long one request waits. Shorter than a call may take.
 const HOLD: Duration = Duration::from_secs(30);
+/// Between two requests: one that is going down may answer before its time.
+const PAUSE: Duration = Duration::from_millis(100);
 
 #[derive(Args)]
 pub(crate) struct Signal {
@@ -43,6 +45,7 @@ impl Signal {
                 let limit = self.timeout.unwrap_or_default();
                 return Err(VerbError::TimedOut(format!("no signal {:?} came within {limit}", self.name)));
             }
+            sleep(PAUSE).await;
         }
     }
 }

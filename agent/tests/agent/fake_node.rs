@@ -16,7 +16,7 @@ use hyper::{Method, Request, Response};
 use hyper_util::rt::TokioIo;
 use orca_proto::agent::{AgentReport, Brief, Health, Started, files, routes};
 use orca_proto::artifact::Artifact;
-use orca_proto::attempt::Children;
+use orca_proto::attempt::{Children, Received};
 use orca_proto::duration::Span;
 use orca_proto::ids::{ArtifactId, FencingToken, TaskId};
 use orca_proto::log::{LogAck, LogAppend, LogLine, Stream};
@@ -50,6 +50,10 @@ pub(crate) struct Told {
     pub(crate) plan: Option<Value>,
     pub(crate) children: Vec<Children>,
     pub(crate) artifacts: BTreeMap<String, Bytes>,
+    /// Signals that have come, by name.
+    pub(crate) signals: BTreeMap<String, Value>,
+    /// The paths and queries of the waits for signals.
+    pub(crate) awaited: Vec<String>,
     /// Takes no lines, as a node whose coordinator is away.
     pub(crate) hold_logs: bool,
     /// Takes at most this many lines of a batch.
@@ -366,6 +370,13 @@ async fn answer(request: Request<Incoming>, brief: &Brief, told: &Mutex<Told>) -
                     };
                     told.artifacts.insert(artifact.id.to_string(), body);
                     json(&artifact)
+                }
+                (Method::GET, None) if path.starts_with(routes::SIGNALS) => {
+                    told.awaited.push(head.uri.to_string());
+                    match told.signals.get(path.rsplit('/').next().unwrap()) {
+                        Some(payload) => json(&Received { payload: payload.clone() }),
+                        None => nothing(),
+                    }
                 }
                 (Method::GET, Some(id)) if told.artifacts.contains_key(id) => {
                     Response::new(Full::new(told.artifacts[id].clone()))

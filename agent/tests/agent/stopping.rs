@@ -54,6 +54,22 @@ async fn a_cancellation_ends_the_program_and_what_it_started() {
 }
 
 #[tokio::test]
+async fn a_limit_that_the_node_names_is_the_outcome_and_the_reason_in_the_log() {
+    for (limit, which, word) in [
+        (r#"{"limit":"heartbeat"}"#, Timeout::Heartbeat, "no progress"),
+        (r#"{"limit":"deadline"}"#, Timeout::Deadline, "deadline"),
+    ] {
+        let node = FakeNode::new("trap 'exit 0' TERM; echo ready; while :; do sleep 0.05; done");
+        let mut agent = node.start_until_ready().await;
+        let (status, ..) = node.ask_agent(Method::POST, routes::CANCELLATION, TOKEN, limit).await;
+        assert_eq!(status, 202);
+        assert_eq!(agent.ended().await.code(), Some(0));
+        assert_eq!(node.report().outcome, Outcome::TimedOut { which });
+        assert!(node.text(Stream::System).concat().contains(word));
+    }
+}
+
+#[tokio::test]
 async fn a_second_cancellation_can_shorten_the_grace() {
     let node = FakeNode::new(STUBBORN);
     let mut agent = node.start_until_ready().await;

@@ -109,6 +109,29 @@ async fn a_file_goes_out_and_comes_back_by_id_and_by_name() {
 }
 
 #[tokio::test]
+async fn a_signal_is_waited_for_and_what_came_with_it_is_printed() {
+    let node = FakeNode::new("true");
+    let child = node.command(&["signal", "go"]).stdout(std::process::Stdio::piped()).spawn().unwrap();
+    node.until("a second wait", |told| told.awaited.len() > 1).await;
+    node.told(|told| {
+        assert_eq!(told.awaited[0], "/v1/signals/go?wait=30s");
+        told.signals.insert("go".to_owned(), serde_json::json!({"colour": "green"}));
+        told.signals.insert("bare".to_owned(), serde_json::Value::Null);
+    });
+    assert_eq!(printed(child.wait_with_output().await.unwrap()), "{\"colour\":\"green\"}\n");
+    assert_eq!(printed(node.verb(&["signal", "bare", "--timeout", "1h"]).await), "null\n");
+}
+
+#[tokio::test]
+async fn a_signal_that_does_not_come_in_time_is_exit_code_3() {
+    let node = FakeNode::new("true");
+    refused(&node.verb(&["signal", "go", "--timeout", "0s"]).await, 3, "no signal \"go\" came within 0s");
+    assert_eq!(node.told(|told| told.awaited.clone()), ["/v1/signals/go?wait=0s"]);
+    refused(&node.verb(&["signal", "go/there"]).await, 2, "letters");
+    refused(&node.verb(&["signal", "go", "--timeout=-1s"]).await, 2, "negative");
+}
+
+#[tokio::test]
 async fn a_refusal_is_told_with_every_field() {
     let node = FakeNode::new("true");
     let errors =

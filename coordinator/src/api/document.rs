@@ -18,6 +18,7 @@ use utoipa::openapi::{ComponentsBuilder, ContentBuilder, ObjectBuilder, Ref, Ref
     ),
     tags(
         (name = "tasks", description = "Enqueue, watch, cancel, retry"),
+        (name = "schedules", description = "Enqueue again and again, by cron expressions in time zones"),
         (name = "artifacts", description = "Files that outlive a container"),
         (name = "events", description = "What happens, as it happens"),
         (name = "nodes", description = "Planners and workers: register, claim, renew"),

@@ -7,16 +7,16 @@ use orca_proto::spec::{Backoff, NewTask, OnChildFailure, OnDependencyFailure, Re
 use orca_proto::task::{Outcome, State, Step, Timeout};
 use proptest::prelude::*;
 
-use super::{Change, Event, Finish, Refusal, Returned, Snapshot, backoff, transition};
+use super::{Change, Event, Finish, Open, Refusal, Returned, Snapshot, backoff, transition};
 
 fn work() -> Snapshot {
     let spec = NewTask::new("image");
-    Snapshot::fresh(&spec, None, 0, jiff::Timestamp::UNIX_EPOCH)
+    Snapshot::fresh(&spec, None, Open::default(), false)
 }
 
 fn goal() -> Snapshot {
     let spec = NewTask { role: Role::Plan, ..NewTask::new("image") };
-    Snapshot::fresh(&spec, Some(Step::Plan), 0, jiff::Timestamp::UNIX_EPOCH)
+    Snapshot::fresh(&spec, Some(Step::Plan), Open::default(), false)
 }
 
 /// The task after a change, as the database would give it back.
@@ -27,6 +27,7 @@ fn after(task: &Snapshot, change: &Change) -> Snapshot {
         attempts_used: change.attempts_used,
         runtime_errors: change.runtime_errors,
         open_dependencies: change.open_dependencies,
+        open_gates: change.open_gates,
         open_children: change.open_children,
         child_failure: change.child_failure.clone(),
         cancel_requested: change.cancel_requested,

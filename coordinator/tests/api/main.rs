@@ -11,6 +11,7 @@ mod authorization;
 mod binary;
 mod harness;
 mod problems;
+mod schedules;
 mod shutdown;
 mod streams;
 mod verbs;

@@ -87,7 +87,7 @@ async fn a_dependency_that_has_ended_counts_as_it_ended() {
 async fn a_dependency_or_an_artifact_that_is_not_the_namespaces_is_named_and_nothing_is_stored() {
     let test = TestApp::start().await;
     let stranger = principal("other", "bob", Access::Operator);
-    let foreign = test.app.task_enqueue(&stranger, task("x"), None).await.unwrap().summary.id;
+    let foreign = test.app.task_enqueue(&stranger, task("x"), None).await.unwrap().0.summary.id;
     let error =
         test.app.task_enqueue(&test.operator(), after("a", &[&foreign.to_string()]), None).await.unwrap_err();
     let problem = error.problem();

@@ -12,4 +12,5 @@ mod idempotency;
 mod large;
 mod nodes;
 mod retention;
+mod schedules;
 mod support;

@@ -13,6 +13,7 @@ use orca_proto::spec::{NewTask, Role};
 use orca_proto::task::{Outcome, State, Task};
 use orca_proto::token::Access;
 use serde_json::Value;
+use serde_json::value::RawValue;
 use sqlx::postgres::PgConnectOptions;
 use sqlx::{Connection, PgConnection};
 use tokio_util::sync::CancellationToken;
@@ -84,7 +85,7 @@ impl TestApp {
     }
 
     pub(crate) async fn enqueue(&self, task: NewTask) -> TaskId {
-        self.app.task_enqueue(&self.operator(), task, None).await.unwrap().summary.id
+        self.app.task_enqueue(&self.operator(), task, None).await.unwrap().0.summary.id
     }
 
     pub(crate) async fn task(&self, id: TaskId) -> Task {
@@ -174,7 +175,8 @@ impl TestNode {
             queues: Vec::new(),
             free: None,
         };
-        self.app.node_claim(&self.who, self.id, request).await.unwrap().grants
+        let claimed = self.app.node_claim(&self.who, self.id, request).await.unwrap();
+        claimed.grants.into_iter().map(parsed).collect()
     }
 
     /// The one grant there must be; waited for, since what makes a task ready may be on its way.
@@ -213,6 +215,22 @@ impl TestNode {
 
     pub(crate) async fn start(&self, grant: &Grant) {
         self.app.attempt_start(&self.who, lease(grant)).await.unwrap();
+    }
+}
+
+/// A grant with its spec read.
+pub(crate) fn parsed(grant: Grant<Box<RawValue>>) -> Grant {
+    Grant {
+        task: grant.task,
+        token: grant.token,
+        attempt: grant.attempt,
+        max_attempts: grant.max_attempts,
+        lease: grant.lease,
+        step: grant.step,
+        parent: grant.parent,
+        has_dependencies: grant.has_dependencies,
+        deadline_in: grant.deadline_in,
+        spec: serde_json::from_str(grant.spec.get()).unwrap(),
     }
 }
 

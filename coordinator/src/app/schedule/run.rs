@@ -53,18 +53,26 @@ impl App {
                 // What a refused run has already written must go, the lock and what is noted of it must not.
                 let mut attempt = tx.begin().await?;
                 let mut told = Effects::default();
-                match fire(&mut *attempt, &app.0.lines, &stored, &mut told).await {
+                match fire(&mut attempt, &app.0.lines, &stored, &mut told).await {
                     Ok(()) => {
                         attempt.commit().await?;
                         *effects = told;
                     }
-                    Err(error @ (Error::Refused(_) | Error::Internal(_))) => {
+                    // Not this schedule's fault: all is undone, and done again.
+                    Err(error) if error.problem().kind == Kind::Unavailable => return Err(error),
+                    Err(error) => {
                         attempt.rollback().await?;
                         let (schedule, namespace) = (&stored.name, &stored.namespace);
-                        tracing::warn!(schedule, namespace, %error, "a scheduled run was refused; trying again");
+                        let cause = std::error::Error::source(&error).map(ToString::to_string);
+                        tracing::warn!(
+                            schedule,
+                            namespace,
+                            %error,
+                            cause,
+                            "a scheduled run could not be enqueued; trying again"
+                        );
                         schedule::postpone(tx, &stored, millis(AGAIN)).await?;
                     }
-                    Err(error) => return Err(error),
                 }
                 Ok(true)
             })
@@ -184,8 +192,8 @@ async fn fire(
 /// The schedule's last run, if it has not ended.
 async fn open_run(connection: &mut PgConnection, stored: &Stored) -> Result<Option<TaskId>, Error> {
     let Some(last) = stored.last_task.map(TaskId) else { return Ok(None) };
-    let summary = task::get_summary(connection, &stored.namespace, last).await?;
-    Ok(summary.filter(|summary| !summary.state.is_terminal()).map(|summary| summary.id))
+    let state = task::state(connection, &stored.namespace, last).await?;
+    Ok(state.filter(|state| !state.is_terminal()).map(|_| last))
 }
 
 /// The runs of a window, both ends included.
