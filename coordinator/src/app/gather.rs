@@ -3,14 +3,13 @@
 //! Only tasks that need nothing but a row and a place in line come here, so nothing of one request can fail for another's
 //! sake. Each is answered after the commit.
 
-use std::time::Duration;
+use std::sync::{Mutex, PoisonError};
 
 use jiff::Timestamp;
 use orca_proto::ids::TaskId;
 use orca_proto::spec::{NewTask, OnChildFailure, OnDependencyFailure, Role};
 use orca_proto::task::State;
-use tokio::sync::{mpsc, oneshot};
-use tokio_util::sync::CancellationToken;
+use tokio::sync::{Semaphore, oneshot};
 
 use super::graph::same_lane;
 use super::lines::lane_of;
@@ -19,27 +18,43 @@ use crate::db::apply::Effects;
 use crate::db::insert::{self, Prepared};
 use crate::db::queue::{self, Plain};
 
-/// Writers, each with a connection: while one waits for the disk, others write.
+/// Transactions at a time, each with a connection: while one waits for the disk, others write.
 const WRITERS: usize = 3;
-/// Requests that wait for a writer.
-const WAITING: usize = 4_096;
 /// Tasks that one statement writes, unless a single request has more.
 const TASKS: usize = 1_000;
-/// The longest that a request waits for its turn.
-const TURN: Duration = Duration::from_secs(30);
+
+/// Requests that wait to be written, and who may write.
+pub(crate) struct Gathering {
+    waiting: Mutex<Vec<Request>>,
+    writers: Semaphore,
+}
 
 /// One request's tasks.
-pub(crate) struct Request {
+struct Request {
     plain: Plain,
     answer: oneshot::Sender<Result<Timestamp, Error>>,
 }
 
-/// Where requests are put.
-pub(crate) type Gathering = mpsc::Sender<Request>;
+impl Gathering {
+    pub(crate) fn new() -> Self {
+        Self { waiting: Mutex::default(), writers: Semaphore::new(WRITERS) }
+    }
 
-/// The place where requests are put, and where writers take them.
-pub(crate) fn channel() -> (Gathering, mpsc::Receiver<Request>) {
-    mpsc::channel(WAITING)
+    fn put(&self, request: Request) {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner).push(request);
+    }
+
+    /// The requests that have waited longest, as many as one statement writes.
+    fn take(&self) -> Vec<Request> {
+        let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut tasks = 0;
+        let beyond = waiting.iter().position(|request| {
+            tasks += request.plain.ids.len();
+            tasks > TASKS
+        });
+        let count = beyond.map_or(waiting.len(), |at| at.max(1));
+        waiting.drain(..count).collect()
+    }
 }
 
 /// Whether a task without dependencies is ready at once and needs nothing but a row and a place in line.
@@ -88,14 +103,28 @@ impl App {
             Ok((plain, ids))
         };
         let (plain, ids) = prepare()?;
-        let (answer, answered) = oneshot::channel();
-        let late = || Error::Unavailable("too much is being enqueued; try again in a moment");
-        tokio::time::timeout(TURN, self.0.gathering.send(Request { plain, answer }))
-            .await
-            .map_err(|_| late())?
-            .map_err(|_| Error::Unavailable("the coordinator is shutting down"))?;
-        let at = answered.await.map_err(|_| Error::Unavailable("the coordinator is shutting down"))??;
-        Ok((ids, at))
+        let (answer, mut answered) = oneshot::channel();
+        self.0.gathering.put(Request { plain, answer });
+        // Whoever gets to write writes for all who wait; who is not among them waits on.
+        let app = self.clone();
+        self.spawned(async move {
+            loop {
+                let permit = tokio::select! {
+                    biased;
+                    answer = &mut answered => break answer,
+                    permit = app.0.gathering.writers.acquire() => permit,
+                };
+                let _permit = permit.map_err(|error| Error::Internal(error.to_string()))?;
+                let taken = app.0.gathering.take();
+                if taken.is_empty() {
+                    break answered.await;
+                }
+                commit(&app, taken).await;
+            }
+            .map_err(|_| Error::Internal("an enqueue was not answered".to_owned()))?
+        })
+        .await
+        .map(|at| (ids, at))
     }
 }
 
@@ -130,40 +159,6 @@ fn simple(spec: NewTask, lane: i32) -> Prepared {
         retry_of: None,
         schedule: None,
         spec,
-    }
-}
-
-/// Writes what was put here, until `shutdown` and until nothing is left.
-pub(crate) async fn run(app: App, requests: mpsc::Receiver<Request>, shutdown: CancellationToken) {
-    let requests = std::sync::Arc::new(tokio::sync::Mutex::new(requests));
-    let writers = (0..WRITERS).map(|_| write(app.clone(), std::sync::Arc::clone(&requests), shutdown.clone()));
-    futures_util::future::join_all(writers).await;
-}
-
-async fn write(
-    app: App,
-    requests: std::sync::Arc<tokio::sync::Mutex<mpsc::Receiver<Request>>>,
-    shutdown: CancellationToken,
-) {
-    loop {
-        let mut taken = Vec::new();
-        {
-            let mut requests = requests.lock().await;
-            let next = tokio::select! {
-                next = requests.recv() => next,
-                () = shutdown.cancelled() => requests.try_recv().ok(),
-            };
-            let Some(first) = next else { return };
-            let mut tasks = first.plain.ids.len();
-            taken.push(first);
-            while tasks < TASKS
-                && let Ok(request) = requests.try_recv()
-            {
-                tasks += request.plain.ids.len();
-                taken.push(request);
-            }
-        }
-        commit(&app, taken).await;
     }
 }
 

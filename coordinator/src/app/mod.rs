@@ -156,7 +156,6 @@ impl App {
         let _ = connection.close().await;
         let pool = session::pool(database, connections, clock.clone());
         let signals = Signals::new();
-        let (gathering, gathered) = gather::channel();
         let app =
             Self(Arc::new(Inner {
                 pool,
@@ -164,7 +163,7 @@ impl App {
                 signals,
                 lines: Lines::default(),
                 presence: Presence::default(),
-                gathering,
+                gathering: Gathering::new(),
                 clock,
                 lease,
                 retention,
@@ -174,7 +173,6 @@ impl App {
         if let Err(error) = reconcile::look_over(&app).await {
             tracing::warn!(%error, "cannot look which lanes wait; trying again");
         }
-        tracker.spawn(gather::run(app.clone(), gathered, shutdown.clone()));
         tracker.spawn(listen::tell(app.clone(), shutdown.clone()));
         tracker.spawn(listen::run(app.clone(), shutdown.clone()));
         reconcile::start(&app, &shutdown, tracker);

@@ -126,7 +126,7 @@ pub(crate) async fn doomed(connection: &mut PgConnection, failed: &[TaskId]) -> 
                SELECT t.id, true FROM doomed x,
                    LATERAL (SELECT d.task FROM orca.dependencies d WHERE d.needs = x.id AND d.open OFFSET 0) d,
                    LATERAL (SELECT t.id FROM orca.tasks t WHERE t.id = d.task AND t.state = 'blocked'
-                            AND t.on_dependency_failure = 'skip' OFFSET 0) t)
+                            AND coalesce(t.on_dependency_failure, 'skip') = 'skip' OFFSET 0) t)
            SELECT id AS "id!" FROM doomed WHERE blocked"#,
         &failed
     )

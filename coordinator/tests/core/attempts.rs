@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use orca_coordinator::lifecycle::{Event, Snapshot, transition};
+use orca_coordinator::lifecycle::{Event, Open, Snapshot, transition};
 use orca_proto::limits;
 use orca_proto::log::{LogAppend, LogLine, LogQuery, Stream};
 use orca_proto::node::LeaseRef;
@@ -31,7 +31,7 @@ async fn a_task_runs_from_ready_to_its_result_and_the_sql_agrees_with_the_state_
     let node = test.worker("w").await;
     let grant = node.claim_one().await;
     // A claim grants set-wise in SQL; the state machine says the same of it.
-    let fresh = Snapshot::fresh(&task("a"), None, 0, jiff::Timestamp::now());
+    let fresh = Snapshot::fresh(&task("a"), None, Open::default(), false);
     let ready = transition(&fresh, Event::Enqueued { failure: None }).unwrap();
     let model = transition(&Snapshot { state: ready.state, ..fresh }, Event::Granted).unwrap();
     let granted = test.task(id).await.summary;
@@ -220,6 +220,7 @@ async fn past_the_cap_lines_are_counted_and_one_last_line_tells_how_many() {
     let id = test.enqueue(task("a")).await;
     let node = test.worker("w").await;
     let grant = node.claim_one().await;
+    node.start(&grant).await;
     let mut connection = test.connection().await;
     sqlx::query("UPDATE orca.attempts SET log_bytes = $1")
         .bind(limits::LOG_BYTES_PER_ATTEMPT - 40)

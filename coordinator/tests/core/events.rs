@@ -14,8 +14,8 @@ async fn a_reader_never_passes_an_event_whose_transaction_commits_late() {
     test.stop().await;
     let start = test.app.events_head().await.unwrap();
     let mut late = test.connection().await;
-    let insert = "INSERT INTO orca.events (namespace, task, kind) \
-                  VALUES ('default', gen_random_uuid(), 'orca.task.cancel_requested')";
+    let insert = "INSERT INTO orca.events (namespace, tasks, kind) \
+                  VALUES ('default', ARRAY[gen_random_uuid()], 'orca.task.cancel_requested')";
     sqlx::raw_sql("BEGIN").execute(&mut late).await.unwrap();
     sqlx::query(insert).execute(&mut late).await.unwrap();
     test.enqueue(task("a")).await;

@@ -16,7 +16,7 @@ async fn one_key_gives_one_task_however_often_and_at_once_it_is_sent() {
     let operator = test.operator();
     let send = || test.app.task_enqueue(&operator, task("a"), Some("key-1"));
     let (a, b, c) = tokio::join!(send(), send(), send());
-    let ids = [a.unwrap().summary.id, b.unwrap().summary.id, c.unwrap().summary.id];
+    let ids = [a.unwrap().0.summary.id, b.unwrap().0.summary.id, c.unwrap().0.summary.id];
     assert!(ids.iter().all(|id| *id == ids[0]));
     assert_eq!(
         kind(test.app.task_enqueue(&operator, task("b"), Some("key-1")).await),
@@ -28,7 +28,7 @@ async fn one_key_gives_one_task_however_often_and_at_once_it_is_sent() {
     // The wall stands between keys too.
     let stranger = principal("other", "ann", Access::Operator);
     let other = test.app.task_enqueue(&stranger, task("a"), Some("key-1")).await.unwrap();
-    assert_ne!(other.summary.id, ids[0]);
+    assert_ne!(other.0.summary.id, ids[0]);
     let all = test.app.task_list(&operator, TaskFilter::default()).await.unwrap();
     assert_eq!(all.items.len(), 3);
     test.stop().await;
@@ -43,7 +43,7 @@ async fn a_refused_request_does_not_use_up_its_key_and_an_old_key_is_forgotten()
     let first = test.app.task_enqueue(&operator, task("a"), Some("k")).await.unwrap();
     test.advance(Duration::from_secs(25 * 3_600)).await;
     let second = test.app.task_enqueue(&operator, task("b"), Some("k")).await.unwrap();
-    assert_ne!(first.summary.id, second.summary.id);
+    assert_ne!(first.0.summary.id, second.0.summary.id);
     test.stop().await;
 }
 
@@ -61,7 +61,7 @@ async fn a_retry_is_a_new_task_and_the_old_one_stays_as_it_ended() {
     assert_eq!(repeated.summary.id, again.summary.id);
     assert_eq!((again.retry_of, again.summary.state), (Some(id), State::Ready));
     let grant = node.claim_one().await;
-    assert_eq!((grant.task, grant.token.0), (again.summary.id, 1));
+    assert_eq!((grant.task, grant.attempt), (again.summary.id, 1));
     node.succeed(&grant, json!(1)).await;
     assert_eq!(test.task(id).await, before);
     test.stop().await;
