@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 use std::fmt::Write;
 
 use crate::checker::Verdict;
-use crate::history::{Call, History, Phase, What};
+use crate::history::{Answer, Call, History, Phase, What};
+use crate::load::HUNG_UP;
 
 /// Violations of one check that are shown.
 const SHOWN: usize = 3;
@@ -27,6 +28,9 @@ pub fn summary(history: &History) -> String {
     let mut attempts = 0;
     for line in &history.lines {
         match &line.what {
+            What::Answer { answer: Answer::None { why }, .. } if why == HUNG_UP => {
+                *faults.entry(HUNG_UP).or_default().entry("client").or_default() += 1;
+            }
             What::Fault { fault, target, phase: Phase::Begin | Phase::Once } => {
                 let kind = target.split_once('>').map_or(target.as_str(), |_| "links");
                 let kind = kind.trim_end_matches(|c: char| c.is_ascii_digit() || c == '-');

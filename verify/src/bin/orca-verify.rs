@@ -42,6 +42,25 @@ struct Programs {
     /// Where histories and logs go; each run makes a directory of its own there
     #[arg(long, value_name = "DIR")]
     out: PathBuf,
+    /// Features that the coordinator does not have yet: limits, unique, waits, batch
+    #[arg(long, value_delimiter = ',', hide = true)]
+    leave_out: Vec<String>,
+}
+
+impl Programs {
+    /// The load without what the coordinator does not have.
+    fn without(&self, mut mix: Mix) -> Result<Mix> {
+        for feature in &self.leave_out {
+            match feature.as_str() {
+                "limits" => mix.limits = false,
+                "unique" => mix.unique = 0,
+                "waits" => mix.waits = 0,
+                "batch" => mix.batch_reports = false,
+                other => bail!("there is no feature {other:?} to leave out"),
+            }
+        }
+        Ok(mix)
+    }
 }
 
 #[derive(Args)]
@@ -57,9 +76,6 @@ struct RunArgs {
     /// Break nothing
     #[arg(long)]
     no_faults: bool,
-    /// Features that the coordinator does not have yet: limits, unique, waits, batch
-    #[arg(long, value_delimiter = ',', hide = true)]
-    leave_out: Vec<String>,
     /// Keep the history also when all holds
     #[arg(long)]
     keep: bool,
@@ -117,16 +133,7 @@ async fn one(args: &RunArgs) -> Result<()> {
         .seed
         .unwrap_or_else(|| u64::try_from(orca_verify::clock::unix_micros()).unwrap_or_default() % 1_000_000);
     println!("seed {seed}, {} s", args.seconds);
-    let mut mix = Mix::default();
-    for feature in &args.leave_out {
-        match feature.as_str() {
-            "limits" => mix.limits = false,
-            "unique" => mix.unique = 0,
-            "waits" => mix.waits = 0,
-            "batch" => mix.batch_reports = false,
-            other => bail!("there is no feature {other:?} to leave out"),
-        }
-    }
+    let mix = args.programs.without(Mix::default())?;
     let name = format!("seed-{seed}");
     let settings = Settings {
         binaries: binaries(&args.programs),
@@ -140,7 +147,7 @@ async fn one(args: &RunArgs) -> Result<()> {
     let history = run(&settings).await.with_context(|| {
         format!("the run broke off; its logs are in {}; again: --seed {seed}", settings.directory.display())
     })?;
-    let empty: &[&str] = if args.leave_out.is_empty() && !args.no_faults { &[] } else { &["*"] };
+    let empty: &[&str] = if args.programs.leave_out.is_empty() && !args.no_faults { &[] } else { &["*"] };
     judge(&history, empty)?;
     if !args.keep {
         std::fs::remove_dir_all(&settings.directory)?;
@@ -189,7 +196,7 @@ async fn all(args: &SabotageArgs) -> Result<()> {
             seed: args.seed,
             length: Duration::from_secs(args.seconds),
             faults: false,
-            mix: (guard.mix)(),
+            mix: args.programs.without((guard.mix)())?,
             sabotage: Some(guard.name),
         };
         let history =

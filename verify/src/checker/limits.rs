@@ -22,6 +22,7 @@ pub(super) fn check(view: &View<'_>) -> Vec<Check> {
     let mut checks = reclaimed(view);
     checks.push(queues(view));
     checks.push(groups(view));
+    checks.push(rates(view));
     checks.push(nodes(view));
     checks
 }
@@ -152,7 +153,7 @@ type Settings<'a> = HashMap<(&'a str, &'a str, Option<&'a str>), Vec<(&'a Op, u3
 fn settings<'a>(view: &View<'a>) -> Settings<'a> {
     let mut all = Settings::new();
     for op in &view.history.ops {
-        if let Call::Limit { namespace, queue, group, max_running } = &op.call
+        if let Call::Limit { namespace, queue, group, max_running, .. } = &op.call
             && !matches!(op.answer(), Some(Answer::Refused { .. }))
         {
             let key = (namespace.as_str(), queue.as_str(), group.as_deref());
@@ -199,6 +200,38 @@ fn groups(view: &View<'_>) -> Check {
         let Some(limits) = settings.get(&(space, queue, Some(group))) else { continue };
         let name = format!("the group {group} of {queue}");
         within(&mut check, &name, all, |at| limit_at(limits, at));
+    }
+    check
+}
+
+/// Each queue with a rate is a bucket of so many tasks that fills up again evenly. A clock that is moved may fill it.
+fn rates(view: &View<'_>) -> Check {
+    let mut check = Check::of("the rate of a queue is never exceeded");
+    let mut by_queue: BTreeMap<(&str, &str), Vec<(i64, usize)>> = BTreeMap::new();
+    for dumped in view.tasks.values() {
+        let grants = by_queue.entry((dumped.namespace, &dumped.task.summary.queue)).or_default();
+        let times = dumped.task.attempts.iter().map(|attempt| view.time.earliest(attempt.granted_at));
+        grants.extend(times.map(|at| (at, dumped.line)));
+    }
+    for op in view.history.ops.iter().filter(|op| op.succeeded()) {
+        let Call::Limit { namespace, queue, rate: Some((tasks, per_ms)), .. } = &op.call else { continue };
+        let mut grants = by_queue.remove(&(namespace.as_str(), queue.as_str())).unwrap_or_default();
+        grants.retain(|(at, _)| *at > op.received());
+        grants.sort_unstable();
+        let per_micro = f64::from(*tasks) / (f64::from(*per_ms) * 1_000.0);
+        let most = f64::from(*tasks);
+        // Moments are told to the statement, and a task begins or does not.
+        let slack = 1.0 + per_micro * SLACK as f64;
+        let (mut left, mut last) = (most, op.sent);
+        for (at, line) in grants {
+            left = (left + (at - last) as f64 * per_micro).min(most) - 1.0;
+            if view.time.moved_between(last, at) {
+                left = most - 1.0;
+            }
+            last = at;
+            let what = || format!("more than {tasks} in {per_ms} ms began in the queue {queue}");
+            check.fact((left < -slack).then(|| (what(), vec![op.sent_line, line])));
+        }
     }
     check
 }

@@ -163,9 +163,12 @@ pub enum Call {
         /// Which group of it.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         group: Option<String>,
-        /// At once.
+        /// At once; 0 while it is paused.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         max_running: Option<u32>,
+        /// So many may begin at once, and as many more in so many milliseconds.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        rate: Option<(u32, u32)>,
     },
     /// A node makes itself known.
     Register {

@@ -5,6 +5,7 @@ use std::time::Duration;
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 
+use super::HUNG_UP;
 use super::operator::Operator;
 use crate::history::{Answer, Asked, Call, What};
 
@@ -44,8 +45,7 @@ impl Operator {
             let _ = stream.write_all(request.as_bytes().get(..length).unwrap_or_default()).await;
             tokio::time::sleep(wait).await;
         }
-        self.recorder
-            .note(&self.who, What::Answer { id, answer: Answer::None { why: "hung up".to_owned() } });
+        self.recorder.note(&self.who, What::Answer { id, answer: Answer::None { why: HUNG_UP.to_owned() } });
         if key.is_some() {
             let _ = self.enqueue(&task, key.as_deref()).await;
         }

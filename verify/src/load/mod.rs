@@ -1,28 +1,30 @@
 //! The load: operators that enqueue, cancel, retry, signal, look, repeat themselves, hang up, and try what they may not.
 
 mod actions;
+mod administrator;
 mod hang_up;
 mod operator;
 mod probes;
 mod tasks;
 
-use std::time::Duration;
-
 use anyhow::Result;
-use orca_proto::queue::{GroupSettings, QueueSettings};
+use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 pub use tasks::pretend;
 
-use crate::history::{Answer, Call, Recorder};
-use crate::node::patiently;
+use crate::history::Recorder;
 use crate::system::{NAMESPACES, System};
+use administrator::Administrator;
 use operator::Operator;
 
 /// The queues of a run; the first is not limited.
-pub(crate) const QUEUES: [&str; 3] = ["default", "limited", "grouped"];
+pub(crate) const QUEUES: [&str; 4] = ["default", "limited", "grouped", "rated"];
 /// The groups of the queue `grouped`; the first is limited.
 pub(crate) const GROUPS: [&str; 3] = ["narrow", "wide", "other"];
+
+/// What a history says instead of an answer where the sender hung up.
+pub(crate) const HUNG_UP: &str = "hang up";
 
 /// How often each kind of thing is done, by weight; 0 is never.
 #[derive(Clone, Copy, Debug)]
@@ -53,7 +55,7 @@ pub struct Mix {
     pub hang_ups: u32,
     /// Of a hundred tasks, those that hang.
     pub hang: u8,
-    /// Limits of queues and groups are set.
+    /// Limits of queues and groups are set and changed, queues paused and resumed.
     pub limits: bool,
     /// Nodes report many at a time.
     pub batch_reports: bool,
@@ -81,7 +83,7 @@ impl Default for Mix {
             hang: 3,
             limits: true,
             batch_reports: true,
-            operators: 8,
+            operators: 14,
             pause_ms: 50,
         }
     }
@@ -98,45 +100,29 @@ pub async fn run(
     seed: u64,
     stop: &CancellationToken,
 ) -> Result<()> {
+    let seeded =
+        |number: u32| fastrand::Rng::with_seed(seed.wrapping_mul(1_000_003).wrapping_add(u64::from(number)));
+    let mut work = JoinSet::new();
     if mix.limits {
-        set_limits(system, recorder, 3, 1).await?;
+        for (number, namespace) in NAMESPACES.into_iter().enumerate() {
+            let administrator = Administrator::new(system, recorder, namespace, number)?;
+            administrator.set_all().await?;
+            let (rng, stop) = (seeded(u32::MAX - u32::try_from(number)?), stop.clone());
+            work.spawn(async move { administrator.work(rng, &stop).await });
+        }
     }
-    let mut work = tokio::task::JoinSet::new();
     for number in 0..mix.operators {
         // One in four works for the other tenant.
         let namespace = NAMESPACES[usize::from(number % 4 == 3)];
-        let rng = fastrand::Rng::with_seed(seed.wrapping_mul(1_000_003).wrapping_add(u64::from(number)));
-        let mut operator = Operator::new(system, recorder, namespace, number, rng, mix)?;
+        let mut operator = Operator::new(system, recorder, namespace, number, seeded(number), mix)?;
         let stop = stop.clone();
         work.spawn(async move {
             stop.run_until_cancelled(async { operator.work().await }).await;
+            Ok(())
         });
     }
-    while work.join_next().await.is_some() {}
-    Ok(())
-}
-
-/// Lets each limited queue run `queue` tasks at once, and each limited group `group`.
-///
-/// # Errors
-/// If that is refused.
-async fn set_limits(system: &System, recorder: &Recorder, queue: u32, group: u32) -> Result<()> {
-    const WHO: &str = "administrator";
-    for namespace in NAMESPACES {
-        let clients = system.operator(namespace, 0)?;
-        let client = clients.current();
-        let call = |name: &str, group: Option<&str>, most| Call::Limit {
-            namespace: namespace.to_owned(),
-            queue: name.to_owned(),
-            group: group.map(str::to_owned),
-            max_running: Some(most),
-        };
-        let settings = QueueSettings { max_running: Some(queue), ..QueueSettings::default() };
-        let request = patiently(Duration::ZERO, client.set_queue("limited", &settings));
-        recorder.call(WHO, call("limited", None, queue), request, |_| Answer::Done).await?;
-        let settings = GroupSettings { max_running: Some(group), ..GroupSettings::default() };
-        let request = patiently(Duration::ZERO, client.set_group("grouped", "narrow", &settings));
-        recorder.call(WHO, call("grouped", Some("narrow"), group), request, |_| Answer::Done).await?;
+    while let Some(done) = work.join_next().await {
+        done??;
     }
     Ok(())
 }
