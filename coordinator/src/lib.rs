@@ -8,6 +8,8 @@ pub mod app;
 mod blobs;
 pub mod clock;
 mod db;
+#[cfg_attr(not(test), expect(dead_code, unused_imports, reason = "until the claim asks it"))]
+pub(crate) mod dispatch;
 pub mod error;
 pub mod lifecycle;
 mod metrics;
