@@ -8,7 +8,7 @@ pub mod app;
 mod blobs;
 pub mod clock;
 mod db;
-mod dispatch;
+pub(crate) mod dispatch;
 pub mod error;
 pub mod lifecycle;
 mod metrics;

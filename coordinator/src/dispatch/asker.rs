@@ -56,7 +56,7 @@ impl Fleet {
     /// Whether a live node has all that the lane requires and all that it prefers, and serves its queue.
     pub(crate) fn has_preferred(&self, lane: &LaneKey) -> bool {
         let suits = |(labels, queues): &(Labels, BTreeSet<String>)| {
-            serves(queues, &lane.flow.queue) && meets(&lane.requires, labels) && meets(&lane.prefers, labels)
+            serves(queues, lane.flow.queue()) && meets(&lane.requires, labels) && meets(&lane.prefers, labels)
         };
         let wishes = lane.prefers.iter().chain(&lane.requires);
         let rarest = wishes
@@ -66,9 +66,7 @@ impl Fleet {
             })
             .min_by_key(|kinds| kinds.len());
         match rarest {
-            Some(kinds) => {
-                kinds.iter().filter_map(|kind| self.kinds.get(*kind)).take(LOOKED_AT).any(suits)
-            }
+            Some(kinds) => kinds.iter().filter_map(|kind| self.kinds.get(*kind)).take(LOOKED_AT).any(suits),
             None => self.kinds.iter().take(LOOKED_AT).any(suits),
         }
     }

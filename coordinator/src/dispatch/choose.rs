@@ -12,6 +12,7 @@ use super::fairness::{Fairness, Found, Seat};
 use super::lane::{Capacity, Flow, Line};
 use super::level::level;
 use super::obstacle::{Moment, group_gates, namespace_gate, node_gates, queue_gates, room};
+use super::settings::QueueRules;
 
 /// Where both wait in one flow, this many grants go to tasks of the level's own priority before one goes to a task that
 /// only time has lifted there. So a long backlog of lesser work cannot hold up what is urgent, and is still worked off.
@@ -31,11 +32,11 @@ pub(crate) struct Pick {
 /// `lines` must hold every lane of the namespace and role that has something in line: a flow that is missing counts as
 /// idle. The answer as a whole keeps every limit. Grants are charged to the flows at once, taken or not: what was gone
 /// from a lane by the time it was looked for, another coordinator has granted.
-pub(crate) fn choose(
+pub(crate) fn choose<'a>(
     fairness: &mut Fairness,
     asker: &Asker,
-    lines: &[Line],
-    moment: &Moment<'_>,
+    lines: &'a [Line],
+    moment: &Moment<'a>,
 ) -> Vec<Pick> {
     fairness.begin();
     let mut round = Round {
@@ -63,12 +64,13 @@ pub(crate) fn choose(
 struct Round<'a> {
     slots: u32,
     free: Capacity,
-    queues: Vec<Queue>,
+    queues: Vec<QueueRoom<'a>>,
     flows: Vec<FlowRoom<'a>>,
     picks: Vec<Pick>,
 }
 
-struct Queue {
+struct QueueRoom<'a> {
+    rules: Option<&'a QueueRules>,
     left: u32,
     ageing_us: i64,
 }
@@ -118,7 +120,7 @@ impl<'a> Round<'a> {
         fairness: &mut Fairness,
         asker: &Asker,
         lines: &'a [Line],
-        moment: &Moment<'_>,
+        moment: &Moment<'a>,
     ) -> Vec<Candidate> {
         let mut queues: HashMap<&str, usize> = HashMap::new();
         let mut candidates = Vec::with_capacity(lines.len());
@@ -161,34 +163,40 @@ impl<'a> Round<'a> {
     }
 
     /// The flow's place in this round.
-    fn flow<'l: 'a>(
+    fn flow(
         &mut self,
         fairness: &mut Fairness,
-        key: &'l Flow,
-        queues: &mut HashMap<&'l str, usize>,
-        moment: &Moment<'_>,
+        key: &'a Flow,
+        queues: &mut HashMap<&'a str, usize>,
+        moment: &Moment<'a>,
     ) -> usize {
         let at = match fairness.find(key, self.flows.len()) {
             Found::Noted(flow) => return flow,
             Found::New(at) => at,
         };
-        let queue = *queues.entry(&key.queue).or_insert_with(|| {
-            self.queues.push(Queue {
-                left: room(queue_gates(&key.queue, moment)),
-                ageing_us: moment.settings.ageing_us(&key.queue),
-            });
-            self.queues.len() - 1
-        });
-        let weight = f64::from(moment.settings.weight(key));
-        self.flows.push(FlowRoom { key, queue, left: room(group_gates(key, moment)), weight, at });
+        let queue = match self.flows.last().filter(|last| last.key.queue() == key.queue()) {
+            Some(last) => last.queue,
+            None => *queues.entry(key.queue()).or_insert_with(|| {
+                self.queues.push(QueueRoom {
+                    rules: moment.settings.queues.get(key.queue()),
+                    left: room(queue_gates(key.queue(), moment)),
+                    ageing_us: moment.settings.ageing_us(key.queue()),
+                });
+                self.queues.len() - 1
+            }),
+        };
+        let rules = self.queues.get(queue).and_then(|queue| queue.rules?.group(key));
+        let left = room(group_gates(key, rules, moment));
+        let weight = f64::from(rules.map_or(1, |rules| rules.settings.weight.max(1)));
+        self.flows.push(FlowRoom { key, queue, left, weight, at });
         self.flows.len() - 1
     }
 
     /// How many more tasks the limits of the flow and its queue allow.
     fn room_of(&self, flow: usize) -> u32 {
-        self.flows.get(flow).map_or(0, |flow| {
-            flow.left.min(self.queues.get(flow.queue).map_or(0, |queue| queue.left))
-        })
+        self.flows
+            .get(flow)
+            .map_or(0, |flow| flow.left.min(self.queues.get(flow.queue).map_or(0, |queue| queue.left)))
     }
 
     /// Grants what the lanes of one level give, until nothing is left of them or of the node.
@@ -217,12 +225,12 @@ impl<'a> Round<'a> {
                 order.push(Reverse(contender.due(due.contender)));
             } else {
                 competing -= contender.weight;
-                self.settle(fairness, contender, clock, true);
+                self.settle(fairness, contender, clock);
             }
         }
         for Reverse(due) in order {
             if let Some(contender) = contenders.get(due.contender) {
-                self.settle(fairness, contender, clock, false);
+                self.settle(fairness, contender, clock);
             }
         }
     }
@@ -236,9 +244,9 @@ impl<'a> Round<'a> {
         Some(Contender { flow, weight: room.weight, seat, since_us, served: 0, own, lifted })
     }
 
-    fn settle(&self, fairness: &mut Fairness, contender: &Contender<'_>, clock: f64, could_not: bool) {
+    fn settle(&self, fairness: &mut Fairness, contender: &Contender<'_>, clock: f64) {
         if let Some(flow) = self.flows.get(contender.flow) {
-            let seat = contender.seat.settled(clock, contender.weight, contender.served, could_not);
+            let seat = contender.seat.settled(clock, contender.weight, contender.served);
             fairness.remember(flow.at, seat);
         }
     }
@@ -297,7 +305,7 @@ impl<'a> Round<'a> {
 
 /// The first of the lanes that still has a task that fits into `free`. Those before it are dropped: what is free only
 /// shrinks during a claim.
-fn first<'l, 'c>(lanes: &'l mut &'c mut [Candidate], free: Capacity) -> Option<&'l mut Candidate> {
+fn first<'l>(lanes: &'l mut &mut [Candidate], free: Capacity) -> Option<&'l mut Candidate> {
     let skipped = lanes.iter().take_while(|lane| lane.left == 0 || free.holds(lane.needs) == 0).count();
     let rest = std::mem::take(lanes);
     *lanes = rest.get_mut(skipped..).unwrap_or_default();
@@ -337,7 +345,11 @@ impl Eq for Due {}
 /// The whole part of an amount that is not negative; what no `u32` holds is the most that one does.
 fn whole(amount: f64) -> u32 {
     let floor = amount.floor().clamp(0.0, f64::from(u32::MAX));
-    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "whole, and clamped to the range of u32")]
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "whole, and clamped to the range of u32"
+    )]
     let whole = floor as u32;
     whole
 }

@@ -87,7 +87,7 @@ pub(crate) fn ahead(lines: &[Line], lane: &LaneKey, since_us: i64, before: u64, 
         lines.iter().filter(|line| room(flow_gates(&line.lane.flow, moment)) > 0).collect();
     let top = waiting.iter().map(|line| line.lane.priority).max().unwrap_or(lane.priority).max(lane.priority);
     let level_of = |lane: &LaneKey, since_us: i64| {
-        let ageing_us = moment.settings.ageing_us(&lane.flow.queue);
+        let ageing_us = moment.settings.ageing_us(lane.flow.queue());
         level(lane.priority, moment.now_us.saturating_sub(since_us), ageing_us, top)
     };
     let own = level_of(lane, since_us);
@@ -119,4 +119,3 @@ pub(crate) fn why(
     };
     Why { task, state, summary, conditions, ahead, eligible_nodes }
 }
-

@@ -116,12 +116,10 @@ impl Seat {
         (f64::from(served) - self.credit) / weight
     }
 
-    /// After competing until `clock` and being served so often. One that `could_not` take what it was owed has no claim to
-    /// it later.
+    /// After competing until `clock` and being served so often.
     #[must_use]
-    pub(super) fn settled(self, clock: f64, weight: f64, served: u32, could_not: bool) -> Self {
+    pub(super) fn settled(self, clock: f64, weight: f64, served: u32) -> Self {
         let credit = self.credit + clock * weight - f64::from(served);
-        let most = if could_not { 0.0 } else { MOST_CREDIT };
-        Self { credit: credit.clamp(-MOST_CREDIT, most), ..self }
+        Self { credit: credit.clamp(-MOST_CREDIT, MOST_CREDIT), ..self }
     }
 }

@@ -1,7 +1,8 @@
 //! Lanes: what tells tasks in line apart for dispatch.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::hash::{BuildHasher, Hash, Hasher, RandomState};
+use std::sync::{Arc, LazyLock};
 
 use orca_proto::spec::Role;
 
@@ -37,12 +38,39 @@ impl Capacity {
 }
 
 /// A group of a queue, or those tasks of it that name no group: what shares by weight.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+///
+/// Carries its hash, as each claim looks up the flow of each lane.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Flow {
+    hash: u64,
+    queue: String,
+    group: Option<String>,
+}
+
+/// Names come from outside, so what they hash to must not be known there.
+static HASHES: LazyLock<RandomState> = LazyLock::new(RandomState::new);
+
+impl Flow {
+    /// The flow of tasks in `queue` that name this group.
+    pub(crate) fn new(queue: String, group: Option<String>) -> Self {
+        Self { hash: HASHES.hash_one((&queue, &group)), queue, group }
+    }
+
     /// The queue.
-    pub(crate) queue: String,
+    pub(crate) fn queue(&self) -> &str {
+        &self.queue
+    }
+
     /// The group inside the queue.
-    pub(crate) group: Option<String>,
+    pub(crate) fn group(&self) -> Option<&str> {
+        self.group.as_deref()
+    }
+}
+
+impl Hash for Flow {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        state.write_u64(self.hash);
+    }
 }
 
 /// Everything about a task that dispatch looks at, its time in line aside.

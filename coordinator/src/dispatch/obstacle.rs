@@ -13,7 +13,7 @@ use orca_proto::spec::meets;
 use super::asker::{Asker, Fleet, serves};
 use super::lane::{Capacity, Flow, Labels, LaneKey};
 use super::rate::Bucket;
-use super::settings::Settings;
+use super::settings::{GroupRules, Settings};
 use super::usage::Usage;
 
 /// How long a preference holds a task back, in microseconds.
@@ -111,6 +111,7 @@ pub(crate) fn room<'a>(gates: impl IntoIterator<Item = Gate<'a>>) -> u32 {
 
 /// Everything that keeps `asker` from being given a task of `lane` that has been in line since `since_us`. Empty exactly when
 /// [`choose`](super::choose()) would give it one, were there no other tasks.
+#[cfg(test)]
 pub(crate) fn obstacles<'a>(
     lane: &'a LaneKey,
     since_us: i64,
@@ -126,10 +127,11 @@ pub(crate) fn obstacles<'a>(
 
 /// The gates that no node can do anything about: those of namespace, queue and group.
 pub(crate) fn flow_gates<'a>(flow: &'a Flow, moment: &Moment<'a>) -> impl Iterator<Item = Gate<'a>> {
-    namespace_gate(moment)
-        .into_iter()
-        .chain(queue_gates(&flow.queue, moment))
-        .chain(group_gates(flow, moment))
+    namespace_gate(moment).into_iter().chain(queue_gates(flow.queue(), moment)).chain(group_gates(
+        flow,
+        moment.settings.group(flow),
+        moment,
+    ))
 }
 
 /// The gate of the namespace, where it has a limit.
@@ -161,15 +163,19 @@ pub(crate) fn queue_gates<'a>(queue: &str, moment: &Moment<'a>) -> impl Iterator
     .flatten()
 }
 
-/// The gates of a flow's group; none for tasks that name no group.
-pub(crate) fn group_gates<'a>(flow: &Flow, moment: &Moment<'a>) -> impl Iterator<Item = Gate<'a>> + use<'a> {
-    let rules = moment.settings.group(flow);
-    let usage = moment.usage.group(flow).copied().unwrap_or_default();
-    let running = usage.running;
-    let now_us = moment.now_us;
-    let paused = rules.and_then(|rules| rules.paused.as_ref());
+/// The gates of a flow's group, for which `rules` were set; none for tasks that name no group.
+pub(crate) fn group_gates<'a>(
+    flow: &Flow,
+    rules: Option<&'a GroupRules>,
+    moment: &Moment<'a>,
+) -> impl Iterator<Item = Gate<'a>> + use<'a> {
     let max = rules.and_then(|rules| rules.settings.max_running);
     let rate = rules.and_then(|rules| rules.settings.rate);
+    // Most groups have no limit, and there may be very many of them.
+    let limited = max.is_some() || rate.is_some();
+    let usage = if limited { moment.usage.group(flow).copied() } else { None }.unwrap_or_default();
+    let (running, now_us) = (usage.running, moment.now_us);
+    let paused = rules.and_then(|rules| rules.paused.as_ref());
     [
         paused.map(|paused| Gate { room: 0, obstacle: Obstacle::GroupPaused(paused) }),
         max.map(|max| Gate { room: left(max, running), obstacle: Obstacle::GroupLimit { running, max } }),
@@ -192,18 +198,14 @@ pub(crate) fn node_gates<'a>(
     let open = |yes: bool| if yes { u32::MAX } else { 0 };
     let free = asker.free.unwrap_or(Capacity { millicpus: u64::MAX, memory: u64::MAX });
     let until_us = since_us.saturating_add(PREFERENCE_US);
-    let kept = moment.now_us < until_us
-        && !meets(&lane.prefers, &asker.labels)
-        && moment.fleet.has_preferred(lane);
+    let kept =
+        moment.now_us < until_us && !meets(&lane.prefers, &asker.labels) && moment.fleet.has_preferred(lane);
     [
         Gate {
             room: open(meets(&lane.requires, &asker.labels)),
             obstacle: Obstacle::Labels { labels: &asker.labels },
         },
-        Gate {
-            room: open(serves(&asker.queues, &lane.flow.queue)),
-            obstacle: Obstacle::QueuesNotServed,
-        },
+        Gate { room: open(serves(&asker.queues, lane.flow.queue())), obstacle: Obstacle::QueuesNotServed },
         Gate { room: free.holds(lane.needs), obstacle: Obstacle::Resources { free } },
         Gate { room: asker.slots, obstacle: Obstacle::Slots },
         Gate { room: open(!kept), obstacle: Obstacle::PreferredElsewhere { until_us } },

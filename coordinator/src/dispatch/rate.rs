@@ -40,10 +40,7 @@ impl Bucket {
             return self;
         }
         let left = self.level(rate, now_us) - i128::from(count) * TASK;
-        Self {
-            allowance: i64::try_from(left).unwrap_or(i64::MIN),
-            updated_us: now_us.max(self.updated_us),
-        }
+        Self { allowance: i64::try_from(left).unwrap_or(i64::MIN), updated_us: now_us.max(self.updated_us) }
     }
 
     /// How long after `now_us` the next task may begin; zero if one may now.

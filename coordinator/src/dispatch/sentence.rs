@@ -38,8 +38,8 @@ pub(super) struct Facts<'a> {
 pub(super) fn sentence(obstacle: Obstacle<'_>, facts: &Facts<'_>) -> Condition {
     let InLine { lane, queue_holders, group_holders, .. } = facts.task;
     let namespace = || format!("namespace {}", lane.namespace);
-    let queue = || format!("queue {}", lane.flow.queue);
-    let group = || format!("group {} of {}", lane.flow.group.as_deref().unwrap_or_default(), queue());
+    let queue = || format!("queue {}", lane.flow.queue());
+    let group = || format!("group {} of {}", lane.flow.group().unwrap_or_default(), queue());
     match obstacle {
         Obstacle::NamespaceLimit { running, max } => {
             limit(ConditionKind::NamespaceLimit, &namespace(), running, max, &[])
@@ -52,12 +52,8 @@ pub(super) fn sentence(obstacle: Obstacle<'_>, facts: &Facts<'_>) -> Condition {
         Obstacle::GroupLimit { running, max } => {
             limit(ConditionKind::GroupLimit, &group(), running, max, group_holders)
         }
-        Obstacle::QueueRate { rate, again_in } => {
-            rated(ConditionKind::QueueRate, &queue(), rate, again_in)
-        }
-        Obstacle::GroupRate { rate, again_in } => {
-            rated(ConditionKind::GroupRate, &group(), rate, again_in)
-        }
+        Obstacle::QueueRate { rate, again_in } => rated(ConditionKind::QueueRate, &queue(), rate, again_in),
+        Obstacle::GroupRate { rate, again_in } => rated(ConditionKind::GroupRate, &group(), rate, again_in),
         Obstacle::Labels { .. } => labels(facts),
         Obstacle::QueuesNotServed => queues(facts),
         Obstacle::Resources { .. } => resources(facts),
@@ -137,14 +133,16 @@ fn labels(facts: &Facts<'_>) -> Condition {
         None => format!("no live node has all of {} ({nodes})", words::wishes(requires)),
     };
     let unmet: Labels = unmet.into_iter().map(|(key, wish)| (key.clone(), wish.clone())).collect();
-    of_nodes(ConditionKind::NodeLabels, message, facts, [
-        ("requires", json!(requires)),
-        ("unmet", json!(unmet)),
-    ])
+    of_nodes(
+        ConditionKind::NodeLabels,
+        message,
+        facts,
+        [("requires", json!(requires)), ("unmet", json!(unmet))],
+    )
 }
 
 fn queues(facts: &Facts<'_>) -> Condition {
-    let queue = &facts.task.lane.flow.queue;
+    let queue = facts.task.lane.flow.queue();
     let (nobody, of) = nobody(facts);
     let message = format!("{nobody} serves queue {queue} ({of})");
     of_nodes(ConditionKind::NodeQueues, message, facts, [("queue", json!(queue))])
@@ -163,10 +161,12 @@ fn resources(facts: &Facts<'_>) -> Condition {
         words::capacity(needs),
         words::capacity(most)
     );
-    of_nodes(ConditionKind::NodeResources, message, facts, [
-        ("needs", amount(needs)),
-        ("most_free", amount(most)),
-    ])
+    of_nodes(
+        ConditionKind::NodeResources,
+        message,
+        facts,
+        [("needs", amount(needs)), ("most_free", amount(most))],
+    )
 }
 
 fn slots(facts: &Facts<'_>) -> Condition {

@@ -49,17 +49,19 @@ impl Settings {
 
     /// What was set for the flow's group; none for tasks without a group.
     pub(crate) fn group(&self, flow: &Flow) -> Option<&GroupRules> {
-        self.queues.get(&flow.queue)?.groups.get(flow.group.as_ref()?)
-    }
-
-    /// The flow's share against others; 1 unless set.
-    pub(crate) fn weight(&self, flow: &Flow) -> u32 {
-        self.group(flow).map_or(1, |rules| rules.settings.weight.max(1))
+        self.queues.get(flow.queue())?.group(flow)
     }
 
     /// The time in line, in microseconds, that counts as one level of priority in `queue`; 0 if none does.
     pub(crate) fn ageing_us(&self, queue: &str) -> i64 {
         let set = self.queues.get(queue).and_then(|rules| rules.settings.ageing);
         set.unwrap_or(QueueSettings::AGEING).as_millis().saturating_mul(1_000)
+    }
+}
+
+impl QueueRules {
+    /// What was set for the group of a flow of this queue; none for tasks without a group.
+    pub(crate) fn group(&self, flow: &Flow) -> Option<&GroupRules> {
+        self.groups.get(flow.group()?)
     }
 }

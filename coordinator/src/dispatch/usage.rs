@@ -37,6 +37,6 @@ pub(crate) struct GroupUsage {
 impl Usage {
     /// The flow's group; none for tasks without a group, or where it never ran anything.
     pub(crate) fn group(&self, flow: &Flow) -> Option<&GroupUsage> {
-        self.queues.get(&flow.queue)?.groups.get(flow.group.as_ref()?)
+        self.queues.get(flow.queue())?.groups.get(flow.group()?)
     }
 }

@@ -91,7 +91,7 @@ pub(super) fn values<'a>(key: &str, nodes: impl Iterator<Item = &'a Labels>) -> 
         *counts.entry(labels.get(key).map(String::as_str)).or_default() += 1;
     }
     let mut present: Vec<_> = counts.into_iter().collect();
-    present.sort_by(|one, other| other.1.cmp(&one.1));
+    present.sort_by_key(|(_, nodes)| std::cmp::Reverse(*nodes));
     let told = present
         .iter()
         .take(TOLD)
