@@ -130,7 +130,7 @@ BEGIN
     SELECT * INTO v_node FROM orca.nodes n WHERE n.id = p_node;
     PERFORM pg_advisory_xact_lock(7024421, u.lane)
         FROM (SELECT DISTINCT x.lane FROM unnest(p_lanes) AS x(lane) ORDER BY 1) AS u;
-    SELECT least(v_most, v_node.slots - coalesce(sum(g.open), 0)) INTO v_most
+    SELECT CASE WHEN v_node.draining THEN 0 ELSE least(v_most, v_node.slots - coalesce(sum(g.open), 0)) END INTO v_most
         FROM orca.grants g WHERE g.node = p_node AND g.open > 0;
     v_now := orca.now();
     FOR i IN 1 .. cardinality(p_lanes) LOOP

@@ -203,7 +203,7 @@ pub(crate) fn lane_of(namespace: &str, task: &NewTask) -> LaneKey {
     LaneKey {
         namespace: namespace.to_owned(),
         role: task.role,
-        flow: Flow { queue: task.queue.clone(), group: task.group.clone() },
+        flow: Flow::new(task.queue.clone(), task.group.clone()),
         priority: task.priority,
         needs: Capacity {
             millicpus: millicpus(task.resources.cpus),

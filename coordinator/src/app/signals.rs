@@ -78,7 +78,7 @@ impl Wanting {
     fn takes(&self, lane: &LaneKey) -> bool {
         self.namespace == lane.namespace
             && self.role == lane.role
-            && (self.node.queues.is_empty() || self.node.queues.contains(&lane.flow.queue))
+            && (self.node.queues.is_empty() || self.node.queues.contains(lane.flow.queue()))
             && meets(&lane.requires, &self.node.labels)
             && self.node.free.is_none_or(|free| free.holds(lane.needs) > 0)
     }
@@ -277,7 +277,7 @@ mod tests {
         LaneKey {
             namespace: namespace.into(),
             role,
-            flow: Flow { queue: queue.into(), group: None },
+            flow: Flow::new(queue.into(), None),
             priority: 0,
             needs: Capacity::default(),
             requires: BTreeMap::new(),

@@ -35,8 +35,8 @@ impl Columns {
         Ok(Self {
             namespaces: keys.iter().map(|key| key.namespace.clone()).collect(),
             roles: keys.iter().map(|key| super::apply::role_word(key.role).to_owned()).collect(),
-            queues: keys.iter().map(|key| key.flow.queue.clone()).collect(),
-            groups: keys.iter().map(|key| key.flow.group.clone().unwrap_or_default()).collect(),
+            queues: keys.iter().map(|key| key.flow.queue().to_owned()).collect(),
+            groups: keys.iter().map(|key| key.flow.group().unwrap_or_default().to_owned()).collect(),
             priorities: keys.iter().map(|key| key.priority).collect(),
             millicpus: keys.iter().map(|key| number(key.needs.millicpus)).collect(),
             memory: keys.iter().map(|key| number(key.needs.memory)).collect(),
@@ -130,7 +130,7 @@ pub(crate) async fn waiting(connection: &mut PgConnection, only: Option<&[i32]>)
             let key = LaneKey {
                 namespace: row.namespace,
                 role: super::word(&row.role, "lanes.role")?,
-                flow: Flow { queue: row.queue, group: Some(row.grp).filter(|group| !group.is_empty()) },
+                flow: Flow::new(row.queue, Some(row.grp).filter(|group| !group.is_empty())),
                 priority: row.priority,
                 needs: Capacity {
                     millicpus: row.millicpus.try_into().unwrap_or_default(),
