@@ -188,7 +188,7 @@ CREATE TABLE orca.attempts (
 CREATE TABLE orca.timers (
     at   timestamptz NOT NULL,
     task uuid NOT NULL,
-    -- `start`, `deadline`, `approval`, `signal:NAME`.
+    -- `start`, `deadline`, `gate:` for an approval, `gate:NAME` for a signal.
     kind text NOT NULL,
     PRIMARY KEY (task, kind)
 );
@@ -202,6 +202,7 @@ CREATE TABLE orca.gates (
     on_timeout text NOT NULL,
     opened_at  timestamptz,
     opened_by  text,
+    comment    text,
     PRIMARY KEY (task, name)
 );
 
@@ -360,6 +361,8 @@ CREATE TABLE orca.idempotency_keys (
     key        text NOT NULL,
     request    bytea NOT NULL,
     ids        uuid[] NOT NULL,
+    -- Not while a request is carried out in several transactions: then a repeat goes on with it.
+    complete   boolean NOT NULL DEFAULT true,
     created_at timestamptz NOT NULL DEFAULT orca.now(),
     PRIMARY KEY (namespace, key)
 );

@@ -355,6 +355,9 @@ pub struct TaskFilter {
     /// This queue.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub queue: Option<String>,
+    /// This group.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub group: Option<String>,
     /// This role.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub role: Option<Role>,

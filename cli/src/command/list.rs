@@ -24,6 +24,9 @@ pub(crate) struct ListArgs {
     /// Only this queue
     #[arg(long, short)]
     queue: Option<String>,
+    /// Only this group
+    #[arg(long)]
+    group: Option<String>,
     /// Only tasks with exactly this name
     #[arg(long)]
     name: Option<String>,
@@ -75,6 +78,7 @@ impl ListArgs {
         TaskFilter {
             state: (!states.is_empty()).then(|| states.join(",")),
             queue: self.queue,
+            group: self.group,
             role: self.goals.then_some(Role::Plan),
             parent: self.parent,
             top: (self.parent.is_none() && !self.nested).then_some(true),

@@ -2,14 +2,17 @@
 
 use axum::extract::State;
 use axum::http::StatusCode;
-use orca_proto::attempt::{Children, Dependencies, Report, Reported};
+use axum::response::{IntoResponse, Response};
+use orca_proto::attempt::{Children, Dependencies, Received, Report, Reported, SignalQuery};
+use orca_proto::ids::{FencingToken, TaskId};
 use orca_proto::limits;
 use orca_proto::log::{LogAck, LogAppend};
+use orca_proto::node::LeaseRef;
 use orca_proto::plan::Enqueued;
 use orca_proto::task::Progress;
 
 use super::auth::NodeAuth;
-use super::extract::{Json, LeasePath, NoBody, Path};
+use super::extract::{Json, LeasePath, NoBody, Path, Query};
 use super::refusal::Refusal;
 use crate::app::App;
 
@@ -120,6 +123,35 @@ pub(super) async fn dependencies(
     Path(path): Path<LeasePath>,
 ) -> Result<Json<Dependencies>, Refusal> {
     Ok(Json(app.attempt_dependencies(&who, path.lease()).await?))
+}
+
+/// Wait for a signal
+///
+/// Answers the signal of this name that an operator sent to the attempt's task; held for as long as `wait` says where none
+/// has come.
+#[utoipa::path(
+    get,
+    path = "/v1/tasks/{id}/attempts/{token}/signals/{name}",
+    tag = "attempts",
+    operation_id = "await_signal",
+    params(LeasePath, ("name" = String, Path, description = "The signal's name."), SignalQuery),
+    security(("bearer" = ["planner"]), ("bearer" = ["worker"])),
+    responses(
+        (status = 200, description = "The signal", body = Received),
+        (status = 204, description = "None came"),
+    ),
+)]
+pub(super) async fn signal(
+    NodeAuth(who): NodeAuth,
+    State(app): State<App>,
+    Path((id, token, name)): Path<(TaskId, FencingToken, String)>,
+    Query(query): Query<SignalQuery>,
+) -> Result<Response, Refusal> {
+    let received = app.attempt_signal(&who, LeaseRef { task: id, token }, &name, query.wait).await?;
+    Ok(match received {
+        Some(received) => Json::<Received>(received).into_response(),
+        None => StatusCode::NO_CONTENT.into_response(),
+    })
 }
 
 /// Report the end

@@ -6,7 +6,7 @@ use axum::middleware::from_fn;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use super::{Api, artifact, attempt, batch, document, event, health, log, node, pipeline, schedule, task};
+use super::{Api, artifact, attempt, batch, dead_letter, document, event, gate, health, log, node, pipeline, schedule, task};
 
 /// Every route, and the document that describes it.
 pub(super) fn list() -> OpenApiRouter<Api> {
@@ -19,6 +19,8 @@ pub(super) fn list() -> OpenApiRouter<Api> {
         .routes(routes!(task::get))
         .routes(routes!(task::cancel))
         .routes(routes!(task::retry))
+        .routes(routes!(gate::decide))
+        .routes(routes!(gate::signal))
         .routes(routes!(artifact::list))
         .routes(routes!(artifact::get))
         .routes(routes!(node::register, node::list))
@@ -35,6 +37,9 @@ pub(super) fn list() -> OpenApiRouter<Api> {
         .route_layer(from_fn(pipeline::ordinary));
     let large = OpenApiRouter::new()
         .routes(routes!(batch::enqueue))
+        .routes(routes!(dead_letter::cancel))
+        .routes(routes!(dead_letter::retry))
+        .routes(routes!(dead_letter::purge))
         .routes(routes!(attempt::children))
         .routes(routes!(attempt::dependencies))
         .routes(routes!(attempt::report))
@@ -48,8 +53,11 @@ pub(super) fn list() -> OpenApiRouter<Api> {
         .route_layer(from_fn(pipeline::held));
     let queried = OpenApiRouter::new()
         .routes(routes!(task::list))
+        .routes(routes!(dead_letter::list))
         .routes(routes!(schedule::list))
         .route_layer(from_fn(pipeline::ordinary));
+    let held_queried =
+        OpenApiRouter::new().routes(routes!(attempt::signal)).route_layer(from_fn(pipeline::held));
     // Bounded by how long they may be silent, not by how long they may take.
     let streamed = OpenApiRouter::new()
         .routes(routes!(log::read))
@@ -62,5 +70,6 @@ pub(super) fn list() -> OpenApiRouter<Api> {
         .merge(large)
         .merge(held)
         .merge(queried)
+        .merge(held_queried)
         .merge(streamed)
 }

@@ -25,7 +25,10 @@ use crate::app::App;
     params(("Idempotency-Key" = Option<String>, Header, description = "1 to 128 visible ASCII characters; kept for 24 h.")),
     request_body = NewTask,
     security(("bearer" = ["operator"])),
-    responses((status = 201, description = "Enqueued", body = Task, headers(("Location" = String, description = "The task's path")))),
+    responses(
+        (status = 200, description = "The task that has the unique key already; nothing was enqueued", body = Task),
+        (status = 201, description = "Enqueued", body = Task, headers(("Location" = String, description = "The task's path"))),
+    ),
 )]
 pub(super) async fn enqueue(
     OperatorAuth(who): OperatorAuth,

@@ -57,16 +57,18 @@ pub(crate) async fn cancel_under(
     effects: &mut Effects,
 ) -> Result<(), Error> {
     let level = snapshot::lock_open_children(connection, parents).await?;
-    cancel_level(connection, level, Some(reason), effects).await
+    cancel_level(connection, level, Some(reason), effects).await.map(drop)
 }
 
-/// Level by level: a locked task takes no new ones under it, so what is found under a level is all there is.
+/// Level by level: a locked task takes no new ones under it, so what is found under a level is all there is. Answers how
+/// many tasks of the whole tree had not been asked to end before.
 pub(super) async fn cancel_level(
     connection: &mut PgConnection,
     mut level: Vec<Locked>,
     reason: Option<&str>,
     effects: &mut Effects,
-) -> Result<(), Error> {
+) -> Result<u64, Error> {
+    let mut count = 0;
     while !level.is_empty() {
         let ids: Vec<TaskId> = level.iter().map(|task| task.id).collect();
         let mut changes = Vec::with_capacity(level.len());
@@ -75,11 +77,12 @@ pub(super) async fn cancel_level(
             if let Ok(mut change) = transition(&task.snapshot, event) {
                 // They are next on this very walk.
                 change.cancel_children = false;
+                count += u64::from(!task.snapshot.cancel_requested);
                 changes.push((task, change));
             }
         }
         apply(connection, &changes, effects).await?;
         level = snapshot::lock_open_children(connection, &ids).await?;
     }
-    Ok(())
+    Ok(count)
 }

@@ -15,12 +15,13 @@ use sha2::{Digest, Sha256};
 use sqlx::PgConnection;
 
 use super::check::{Check, aside, graph_problem};
+use super::dead_letter::once_more;
 use super::gather::is_simple;
 use super::graph::{Place, Planned, check_dates, prepare, same_lane};
 use super::lines::lane_of;
 use super::transaction::transaction;
 use super::{App, Error, Principal, quota};
-use crate::db::{dependency, idempotency, insert, lane, task};
+use crate::db::{dead_letter, dependency, idempotency, insert, lane, session, task};
 use crate::dispatch::LaneKey;
 
 /// The fingerprint of a request under an idempotency key.
@@ -137,8 +138,9 @@ impl App {
         self.insert(who, key, batch.tasks, graph, true, None).await
     }
 
-    /// Enqueues a new task with the spec of one that ended. The old one, and what it left, stays as it is. A repeat under
-    /// the same idempotency key answers the same new task.
+    /// Enqueues a new task with the spec of one that ended; where a deadline has passed, it is set anew. The old one, and what
+    /// it left, stays as it is, but is no dead letter any more. A repeat under the same idempotency key answers the same new
+    /// task.
     ///
     /// # Errors
     /// `not-found`; `conflict` if it has not ended, or is a finish step; `idempotency-conflict`.
@@ -160,9 +162,9 @@ impl App {
             return Err(Error::refused(Kind::Conflict, detail));
         }
         let outside = dependency::of_task(&mut connection, id).await?;
+        let now = session::now(&mut connection).await?;
         drop(connection);
-        let mut spec = old.spec;
-        spec.depends_on = outside.iter().map(ToString::to_string).collect();
+        let spec = once_more(old.spec, old.summary.created_at, now, &outside);
         let graph = Graph { inside: vec![Vec::new()], outside: vec![outside] };
         let enqueued = self.insert(who, key, vec![spec], graph, false, Some(id)).await?;
         self.task_get(who, first(&enqueued)?).await
@@ -188,7 +190,10 @@ impl App {
                 let place = Place { lines: &app.0.lines, namespace: &namespace, parent: None, listed };
                 let mut planned = prepare(tx, &place, &ids, tasks.clone(), &graph).await?;
                 amend(tx, &namespace, key.as_ref(), &planned).await?;
-                planned.tasks.iter_mut().for_each(|task| task.retry_of = retry_of);
+                if let Some(old) = retry_of {
+                    planned.tasks.iter_mut().for_each(|task| task.retry_of = retry_of);
+                    dead_letter::dismiss(tx, &[old.0]).await?;
+                }
                 quota::check(tx, &namespace, planned.tasks.len()).await?;
                 insert::tasks(tx, &namespace, &planned.tasks, effects).await?;
                 Ok(Enqueued { ids: planned.ids, existing: planned.existing })
@@ -276,7 +281,7 @@ fn fresh(id: TaskId, spec: NewTask, at: Timestamp) -> Task {
     Task { summary, spec, depends_on: Vec::new(), result: None, attempts: Vec::new(), retry_of: None }
 }
 
-fn operator_key(
+pub(crate) fn operator_key(
     key: Option<&str>,
     what: &str,
     request: &impl Serialize,

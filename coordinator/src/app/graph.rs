@@ -58,6 +58,8 @@ pub(crate) fn check_dates(
             check.date(at, format!("{}/deadline", pointer(index)));
             if at <= now {
                 check.fail(format!("{}/deadline", pointer(index)), "has passed already");
+            } else if task.delay.is_some_and(|delay| now.checked_add(delay.get()).is_ok_and(|due| due >= at)) {
+                check.fail(format!("{}/deadline", pointer(index)), "must be later than the end of delay");
             }
         }
     }

@@ -27,6 +27,8 @@ pub(crate) struct Signals {
     waiters: Mutex<Waiters>,
     nodes: Vec<Notify>,
     logs: Vec<Notify>,
+    /// Signals that operators send to tasks.
+    arrivals: Vec<Notify>,
     events: Notify,
     /// Events were written since the pulse last looked.
     pub(crate) pulse: Notify,
@@ -99,6 +101,7 @@ impl Signals {
             waiters: Mutex::default(),
             nodes: (0..SHARDS).map(|_| Notify::new()).collect(),
             logs: (0..SHARDS).map(|_| Notify::new()).collect(),
+            arrivals: (0..SHARDS).map(|_| Notify::new()).collect(),
             events: Notify::new(),
             pulse: Notify::new(),
             unsettled: Notify::new(),
@@ -114,6 +117,11 @@ impl Signals {
     pub(crate) fn publish(&self, effects: &Effects) {
         for node in &effects.cancels {
             self.wake_node(*node);
+        }
+        for task in &effects.signalled {
+            if let Some(shard) = self.arrivals.get(shard(&task.0)) {
+                shard.notify_waiters();
+            }
         }
         for task in &effects.ended {
             self.wake_log(*task);
@@ -208,6 +216,18 @@ impl Signals {
     pub(crate) async fn log_changed(&self, task: TaskId, most: Duration) {
         if let Some(shard) = self.logs.get(shard(&task.0)) {
             let _ = tokio::time::timeout(most, shard.notified()).await;
+        }
+    }
+
+    /// Resolves at the first signal that is sent to a task after this was called.
+    /// Call first, then look: what comes in between is not missed.
+    pub(crate) fn arrival(&self, task: TaskId) -> impl Future<Output = ()> + '_ {
+        let next = self.arrivals.get(shard(&task.0)).map(Notify::notified);
+        async move {
+            match next {
+                Some(next) => next.await,
+                None => std::future::pending().await,
+            }
         }
     }
 

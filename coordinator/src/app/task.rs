@@ -10,7 +10,7 @@ use super::{App, Error, Principal};
 use crate::db::{as_word, attempt, dependency, task, to_json};
 
 /// Tasks on a page unless told.
-const PAGE: u32 = 50;
+pub(super) const PAGE: u32 = 50;
 
 impl App {
     /// One task with its spec, attempts and result.
@@ -65,14 +65,19 @@ impl App {
             }
             pair
         });
-        for (text, pointer) in [(&filter.queue, "?queue"), (&filter.name, "?name"), (&filter.label, "?label")]
-        {
+        for (text, pointer) in [
+            (&filter.queue, "?queue"),
+            (&filter.group, "?group"),
+            (&filter.name, "?name"),
+            (&filter.label, "?label"),
+        ] {
             check.text(text.as_deref().unwrap_or_default(), pointer, 2 * limits::NAME + 1);
         }
         check.done()?;
         let wanted = task::Filter {
             states,
             queue: filter.queue.as_deref(),
+            group: filter.group.as_deref(),
             role: filter.role.map(|role| as_word(&role)),
             parent: filter.parent,
             top: filter.top.unwrap_or(false),

@@ -5,10 +5,12 @@ use std::collections::HashMap;
 
 use orca_proto::ids::TaskId;
 use orca_proto::plan::Graph;
+use orca_proto::problem::FieldError;
 use orca_proto::spec::{NewTask, UniqueWhile};
 use sqlx::PgConnection;
 
 use super::Error;
+use super::check::graph_problem;
 use crate::db::unique::{self, Wanted};
 use crate::sabotage::{Guard, without};
 
@@ -25,6 +27,9 @@ pub(crate) struct Fresh {
 }
 
 /// Takes the unique keys of these tasks.
+///
+/// # Errors
+/// `plan-invalid` where a task would wait for itself, because one that it waits for has its unique key.
 pub(crate) async fn fresh(
     connection: &mut PgConnection,
     namespace: &str,
@@ -63,7 +68,9 @@ pub(crate) async fn fresh(
     for (position, task) in tasks.into_iter().enumerate() {
         let (Some(id), Some(last)) = (ids.get(position), fresh.ids.get(position)) else { continue };
         if id != last {
-            fresh.existing.push(*last);
+            if !places.contains_key(last) {
+                fresh.existing.push(*last);
+            }
             continue;
         }
         let (mut inside, mut outside) = (Vec::new(), graph.outside.get(position).cloned().unwrap_or_default());
@@ -85,5 +92,34 @@ pub(crate) async fn fresh(
     }
     fresh.existing.sort_unstable();
     fresh.existing.dedup();
+    if fresh.tasks.len() < ids.len()
+        && let Some(at) = in_circle(&fresh.graph)
+        && let Some(position) = fresh.kept_ids.get(at).and_then(|id| ids.iter().position(|other| other == id))
+    {
+        let pointer = format!("/tasks/{position}/depends_on");
+        let detail = "leads back to this task, because another of these tasks has the same unique key";
+        return Err(graph_problem(vec![FieldError::new(pointer, detail)]));
+    }
     Ok(fresh)
+}
+
+/// A task that waits for itself, if there is one.
+fn in_circle(graph: &Graph) -> Option<usize> {
+    let mut open: Vec<usize> = graph.inside.iter().map(Vec::len).collect();
+    let mut needed_by: Vec<Vec<usize>> = vec![Vec::new(); open.len()];
+    for (task, needs) in graph.inside.iter().enumerate() {
+        needs.iter().filter_map(|at| needed_by.get_mut(*at).map(|list| list.push(task))).for_each(drop);
+    }
+    let mut free: Vec<usize> = (0..open.len()).filter(|at| open.get(*at) == Some(&0)).collect();
+    while let Some(done) = free.pop() {
+        for task in needed_by.get(done).into_iter().flatten() {
+            if let Some(left) = open.get_mut(*task) {
+                *left -= 1;
+                if *left == 0 {
+                    free.push(*task);
+                }
+            }
+        }
+    }
+    open.iter().position(|left| *left > 0)
 }

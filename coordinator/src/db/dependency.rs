@@ -99,6 +99,21 @@ pub(crate) async fn of_task(connection: &mut PgConnection, task: TaskId) -> sqlx
     Ok(ids.into_iter().map(TaskId).collect())
 }
 
+/// What each of these tasks depends on, by enqueue order.
+pub(crate) async fn of_tasks(
+    connection: &mut PgConnection,
+    tasks: &[Uuid],
+) -> sqlx::Result<HashMap<Uuid, Vec<TaskId>>> {
+    let rows = sqlx::query!("SELECT task, needs FROM orca.dependencies WHERE task = ANY ($1) ORDER BY needs", tasks)
+        .fetch_all(connection)
+        .await?;
+    let mut needs: HashMap<Uuid, Vec<TaskId>> = HashMap::new();
+    for row in rows {
+        needs.entry(row.task).or_default().push(TaskId(row.needs));
+    }
+    Ok(needs)
+}
+
 /// A dependency that has ended, as its dependent sees it.
 pub(crate) struct Settled {
     pub(crate) id: Uuid,

@@ -7,6 +7,9 @@ use uuid::Uuid;
 
 use super::{as_word, timer, word};
 
+/// The name of the gate that is an approval.
+pub(crate) const APPROVAL: &str = "";
+
 /// A gate to put before a task.
 pub(crate) struct Gate {
     task: TaskId,
@@ -19,7 +22,7 @@ pub(crate) struct Gate {
 pub(crate) fn of(task: TaskId, spec: &NewTask) -> Vec<Gate> {
     let approval = spec.approval.iter().map(|approval| Gate {
         task,
-        name: String::new(),
+        name: APPROVAL.to_owned(),
         on_timeout: approval.on_timeout,
         timeout_ms: approval.timeout.map(|span| span.as_millis()),
     });
@@ -66,15 +69,17 @@ pub(crate) async fn open(
     task: TaskId,
     name: &str,
     by: &str,
+    comment: Option<&str>,
 ) -> sqlx::Result<bool> {
     let done = sqlx::query!(
         r#"WITH quiet AS (DELETE FROM orca.timers WHERE task = $1 AND kind = $4 || $2)
-           UPDATE orca.gates SET opened_at = orca.now(), opened_by = $3
+           UPDATE orca.gates SET opened_at = orca.now(), opened_by = $3, comment = $5
            WHERE task = $1 AND name = $2 AND opened_at IS NULL"#,
         task.0,
         name,
         by,
-        timer::GATE
+        timer::GATE,
+        comment
     )
     .execute(connection)
     .await?;

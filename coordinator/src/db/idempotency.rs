@@ -68,3 +68,53 @@ pub(crate) async fn amend(
         .await
         .map(drop)
 }
+
+/// A request that is carried out in several transactions.
+pub(crate) struct Progress {
+    pub(crate) request: Vec<u8>,
+    /// What it has made so far.
+    pub(crate) ids: Vec<Uuid>,
+    /// Whether nothing more is to come.
+    pub(crate) complete: bool,
+}
+
+/// Takes the key for this request, or goes on with it; answers how far it is. Nobody else goes on with it until the
+/// transaction ends.
+pub(crate) async fn go_on(
+    connection: &mut PgConnection,
+    namespace: &str,
+    key: &str,
+    request: &[u8],
+) -> sqlx::Result<Progress> {
+    sqlx::query_as!(
+        Progress,
+        r#"INSERT INTO orca.idempotency_keys AS k (namespace, key, request, ids, complete) VALUES ($1, $2, $3, '{}', false)
+           ON CONFLICT (namespace, key) DO UPDATE SET complete = k.complete RETURNING k.request, k.ids, k.complete"#,
+        namespace,
+        key,
+        request
+    )
+    .fetch_one(connection)
+    .await
+}
+
+/// Adds what a request in several transactions has made, and says whether nothing more is to come.
+pub(crate) async fn add(
+    connection: &mut PgConnection,
+    namespace: &str,
+    key: &str,
+    ids: &[TaskId],
+    complete: bool,
+) -> sqlx::Result<()> {
+    let ids: Vec<Uuid> = ids.iter().map(|id| id.0).collect();
+    sqlx::query!(
+        "UPDATE orca.idempotency_keys SET ids = ids || $3, complete = $4 WHERE namespace = $1 AND key = $2",
+        namespace,
+        key,
+        &ids,
+        complete
+    )
+    .execute(connection)
+    .await
+    .map(drop)
+}

@@ -2,7 +2,7 @@
 //!
 //! Functions take a connection and do one thing; transactions are opened by [`crate::app`], and nothing but the database
 //! happens inside one. Locks are taken in one order, so that transactions wait for each other but never in a circle: the
-//! settlement lock, then unique keys, then tasks (parents before what is under them, else by id), then the heads of lanes (by
+//! settlement lock, or that of a namespace's dead letters, then unique keys, then tasks (parents before what is under them, else by id), then the heads of lanes (by
 //! id), then grants (by token), then attempts, and at the end the tails of lanes (by id). What still collides is given up by
 //! Postgres and tried again by [`crate::app`].
 
@@ -15,6 +15,7 @@ use sqlx::postgres::{PgArgumentBuffer, PgTypeInfo, PgValueRef, Postgres};
 pub(crate) mod apply;
 pub(crate) mod artifact;
 pub(crate) mod attempt;
+pub(crate) mod dead_letter;
 pub(crate) mod dependency;
 pub(crate) mod event;
 pub(crate) mod gate;
@@ -29,8 +30,10 @@ pub(crate) mod retention;
 pub(crate) mod schedule;
 pub(crate) mod quota;
 pub(crate) mod rules;
+pub(crate) mod selection;
 pub(crate) mod session;
 pub(crate) mod settlement;
+pub(crate) mod signal;
 pub(crate) mod snapshot;
 pub(crate) mod task;
 pub(crate) mod timer;

@@ -43,6 +43,7 @@ struct Row {
 pub(crate) struct Filter<'a> {
     pub(crate) states: Option<Vec<String>>,
     pub(crate) queue: Option<&'a str>,
+    pub(crate) group: Option<&'a str>,
     pub(crate) role: Option<String>,
     pub(crate) parent: Option<TaskId>,
     pub(crate) top: bool,
@@ -70,7 +71,7 @@ pub(crate) async fn list(
                       AS "waits_for!"
            FROM orca.task_now t
            WHERE namespace = $1 AND ($2::text[] IS NULL OR (stored = ANY($11) AND state = ANY($2)))
-             AND ($3::text IS NULL OR queue = $3)
+             AND ($3::text IS NULL OR queue = $3) AND ($12::text IS NULL OR grp = $12)
              AND ($4::text IS NULL OR role = $4) AND ($5::uuid IS NULL OR parent = $5)
              AND (NOT $6 OR parent IS NULL) AND ($7::text IS NULL OR name = $7)
              AND ($8::text IS NULL OR labels @> $8::text::jsonb) AND ($9::uuid IS NULL OR id < $9)
@@ -85,18 +86,12 @@ pub(crate) async fn list(
         filter.label,
         filter.before.map(|id| id.0),
         filter.limit,
-        stored.as_deref()
+        stored.as_deref(),
+        filter.group
     )
     .fetch_all(&mut *connection)
     .await?;
-    let ids: Vec<Uuid> = rows.iter().map(|row| row.id).collect();
-    let mut children = children(connection, &ids).await?;
-    rows.into_iter()
-        .map(|row| {
-            let children = children.remove(&row.id).unwrap_or_default();
-            summary(row, children)
-        })
-        .collect()
+    with_children(connection, rows).await
 }
 
 /// A task without its attempts and dependencies.
@@ -149,7 +144,17 @@ pub(crate) async fn get_summary(
     namespace: &str,
     id: TaskId,
 ) -> sqlx::Result<Option<TaskSummary>> {
-    let row = sqlx::query_as!(
+    Ok(summaries(connection, namespace, &[id]).await?.pop())
+}
+
+/// The summaries of those of these tasks that the namespace has, newest first.
+pub(crate) async fn summaries(
+    connection: &mut PgConnection,
+    namespace: &str,
+    ids: &[TaskId],
+) -> sqlx::Result<Vec<TaskSummary>> {
+    let ids: Vec<Uuid> = ids.iter().map(|id| id.0).collect();
+    let rows = sqlx::query_as!(
         Row,
         r#"SELECT id AS "id!", name AS "name!", key, role AS "role!", step, queue AS "queue!", nullif(grp, '') AS "grp",
                   priority AS "priority!", parent, state AS "state!", reason, cancel_requested AS "cancel_requested!",
@@ -158,15 +163,13 @@ pub(crate) async fn get_summary(
                   finished_at AS "finished_at: Time", labels::text, deadline AS "deadline: Time", schedule,
                   ARRAY(SELECT w.name FROM orca.gates w WHERE w.task = t.id AND w.opened_at IS NULL ORDER BY w.name)
                       AS "waits_for!"
-           FROM orca.task_now t WHERE id = $1 AND namespace = $2"#,
-        id.0,
+           FROM orca.task_now t WHERE id = ANY($1) AND namespace = $2 ORDER BY id DESC"#,
+        &ids,
         namespace
     )
-    .fetch_optional(&mut *connection)
+    .fetch_all(&mut *connection)
     .await?;
-    let Some(row) = row else { return Ok(None) };
-    let counts = children(connection, &[id.0]).await?.remove(&id.0).unwrap_or_default();
-    summary(row, counts).map(Some)
+    with_children(connection, rows).await
 }
 
 /// The state of one task of a namespace.
@@ -211,6 +214,17 @@ pub(crate) async fn set_finish(
         .execute(connection)
         .await
         .map(drop)
+}
+
+async fn with_children(connection: &mut PgConnection, rows: Vec<Row>) -> sqlx::Result<Vec<TaskSummary>> {
+    let ids: Vec<Uuid> = rows.iter().map(|row| row.id).collect();
+    let mut children = children(connection, &ids).await?;
+    rows.into_iter()
+        .map(|row| {
+            let children = children.remove(&row.id).unwrap_or_default();
+            summary(row, children)
+        })
+        .collect()
 }
 
 async fn children(
@@ -260,7 +274,10 @@ fn summary(row: Row, children: BTreeMap<State, i64>) -> sqlx::Result<TaskSummary
         run_at: row.run_at.filter(|_| state == State::Scheduled).map(|time| time.0),
         deadline: row.deadline.map(|time| time.0),
         schedule: row.schedule,
-        waits_for: row.waits_for.into_iter().map(awaited).collect(),
+        waits_for: match state {
+            State::Blocked => row.waits_for.into_iter().map(awaited).collect(),
+            _ => Vec::new(),
+        },
         started_at: row.started_at.map(|time| time.0),
         finished_at: row.finished_at.map(|time| time.0),
         labels: match &row.labels {

@@ -17,6 +17,7 @@ pub(crate) const GATE: &str = "gate:";
 pub(crate) struct Due {
     pub(crate) task: TaskId,
     pub(crate) kind: String,
+    pub(crate) at: Time,
 }
 
 /// Sets timers; a task's timer of a kind that there is already is set anew.
@@ -57,28 +58,49 @@ pub(crate) async fn set_start(connection: &mut PgConnection, tasks: &[Uuid]) -> 
     .map(drop)
 }
 
+/// Sets the deadlines again of tasks that ran and are to run once more: theirs may have passed meanwhile.
+pub(crate) async fn set_deadline(connection: &mut PgConnection, tasks: &[Uuid]) -> sqlx::Result<()> {
+    if tasks.is_empty() {
+        return Ok(());
+    }
+    sqlx::query!(
+        r#"INSERT INTO orca.timers (task, kind, at)
+           SELECT id, $2, deadline FROM orca.tasks WHERE id = ANY($1) AND deadline IS NOT NULL
+           ON CONFLICT (task, kind) DO UPDATE SET at = excluded.at"#,
+        tasks,
+        DEADLINE
+    )
+    .execute(connection)
+    .await
+    .map(drop)
+}
+
 /// Timers that have gone off, oldest first. Locks nothing: the caller locks the tasks, and takes the timers by [`take`].
 pub(crate) async fn due(connection: &mut PgConnection, most: i64) -> sqlx::Result<Vec<Due>> {
     let rows = sqlx::query!(
-        "SELECT task, kind FROM orca.timers WHERE at <= orca.now() ORDER BY at LIMIT $1",
+        r#"SELECT task, kind, at AS "at: Time" FROM orca.timers WHERE at <= orca.now() ORDER BY at LIMIT $1"#,
         most
     )
     .fetch_all(connection)
     .await?;
-    Ok(rows.into_iter().map(|row| Due { task: TaskId(row.task), kind: row.kind }).collect())
+    Ok(rows.into_iter().map(|row| Due { task: TaskId(row.task), kind: row.kind, at: row.at }).collect())
 }
 
-/// Takes those of these timers that still are past their time; answers them.
+/// Takes those of these timers that still are past their time; answers them in the order in which they went off.
 pub(crate) async fn take(connection: &mut PgConnection, timers: &[Due]) -> sqlx::Result<Vec<Due>> {
     let tasks: Vec<Uuid> = timers.iter().map(|timer| timer.task.0).collect();
     let kinds: Vec<String> = timers.iter().map(|timer| timer.kind.clone()).collect();
     let rows = sqlx::query!(
         r#"DELETE FROM orca.timers t USING unnest($1::uuid[], $2::text[]) AS u(task, kind)
-           WHERE t.task = u.task AND t.kind = u.kind AND t.at <= orca.now() RETURNING t.task, t.kind"#,
+           WHERE t.task = u.task AND t.kind = u.kind AND t.at <= orca.now()
+           RETURNING t.task, t.kind, t.at AS "at: Time""#,
         &tasks,
         &kinds
     )
     .fetch_all(connection)
     .await?;
-    Ok(rows.into_iter().map(|row| Due { task: TaskId(row.task), kind: row.kind }).collect())
+    let mut taken: Vec<Due> =
+        rows.into_iter().map(|row| Due { task: TaskId(row.task), kind: row.kind, at: row.at }).collect();
+    taken.sort_by_key(|timer| timer.at);
+    Ok(taken)
 }

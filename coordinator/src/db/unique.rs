@@ -25,22 +25,17 @@ pub(crate) async fn take(
     let keys: Vec<String> = wanted.iter().map(|wanted| wanted.key.clone()).collect();
     let tasks: Vec<Uuid> = wanted.iter().map(|wanted| wanted.task.0).collect();
     let queued: Vec<bool> = wanted.iter().map(|wanted| wanted.queued).collect();
-    // In order, so that two transactions that want the same keys do not wait for each other in a circle.
-    sqlx::query!(
-        r#"INSERT INTO orca.unique_keys (namespace, key, task, queued)
+    // In order, so that two transactions that want the same keys do not wait for each other in a circle. The update changes
+    // nothing: it locks the key of another task, which so can neither be given back nor missed.
+    let rows = sqlx::query!(
+        r#"INSERT INTO orca.unique_keys AS k (namespace, key, task, queued)
            SELECT $1, u.key, u.task, u.queued FROM unnest($2::text[], $3::uuid[], $4::bool[]) AS u(key, task, queued)
-           ORDER BY u.key ON CONFLICT DO NOTHING"#,
+           ORDER BY u.key
+           ON CONFLICT (namespace, key) DO UPDATE SET task = k.task RETURNING k.key, k.task"#,
         namespace,
         &keys,
         &tasks,
         &queued
-    )
-    .execute(&mut *connection)
-    .await?;
-    let rows = sqlx::query!(
-        r#"SELECT key, task FROM orca.unique_keys WHERE namespace = $1 AND key = ANY($2) ORDER BY key FOR SHARE"#,
-        namespace,
-        &keys
     )
     .fetch_all(connection)
     .await?;

@@ -294,7 +294,11 @@ pub fn transition(task: &Snapshot, event: Event) -> Result<Change, Refusal> {
         }
         (Blocked, Event::GateRefused { reason }) => Ok(change.ends(State::Cancelled, reason)),
         (Blocked | Scheduled | Ready, Event::DeadlinePassed) => {
-            Ok(change.ends(State::Expired, "it had not begun by its deadline".to_owned()))
+            let reason = match task.attempt {
+                0 => "it had not begun by its deadline",
+                _ => "its deadline passed before it could be tried again",
+            };
+            Ok(change.ends(State::Expired, reason.to_owned()))
         }
         (Scheduled, Event::Due) => {
             change.state = Ready;

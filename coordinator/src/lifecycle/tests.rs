@@ -227,14 +227,18 @@ fn events() -> impl Strategy<Value = Event> {
             .prop_map(|(ended, failure, finish)| Event::ChildrenEnded { ended, failure, finish }),
         1 => Just(Event::CancelRequested { reason: None }),
         1 => Just(Event::StartExpired),
+        3 => (1..3).prop_map(|opened| Event::GatesOpened { opened }),
+        1 => Just(Event::GateRefused { reason: "no".to_owned() }),
+        1 => Just(Event::DeadlinePassed),
     ]
 }
 
 fn tasks() -> impl Strategy<Value = Snapshot> {
-    (any::<bool>(), 0..3, 1..4, any::<bool>(), any::<bool>(), any::<bool>()).prop_map(
-        |(planner, dependencies, max_attempts, run, carry_on, early)| {
+    (any::<bool>(), (0..3, 0..2), 1..4, any::<bool>(), any::<bool>(), any::<bool>()).prop_map(
+        |(planner, (dependencies, gates), max_attempts, run, carry_on, early)| {
             let mut task = if planner { goal() } else { work() };
             task.open_dependencies = dependencies;
+            task.open_gates = gates;
             task.retry.max_attempts = max_attempts;
             task.early = early;
             task.has_finish = planner;
@@ -276,6 +280,7 @@ proptest! {
                     prop_assert!(task.open_children >= 0 && task.open_dependencies >= 0);
                     if event == Event::Granted {
                         prop_assert_eq!(task.open_dependencies, 0, "6: granted only after all dependencies");
+                        prop_assert_eq!(task.open_gates, 0, "granted only after all it waits for");
                         prop_assert!(!before.cancel_requested, "9: nothing is granted after a cancel");
                         prop_assert!(
                             !failed_dependency || task.on_dependency_failure == OnDependencyFailure::Run,

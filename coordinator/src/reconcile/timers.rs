@@ -5,7 +5,7 @@ use sqlx::PgConnection;
 
 use crate::app::transaction::transaction;
 use crate::app::{App, Error};
-use crate::db::apply::{Effects, apply};
+use crate::db::apply::apply;
 use crate::db::snapshot::{self, Locked};
 use crate::db::timer::{self, Due};
 use crate::db::gate;
@@ -37,8 +37,14 @@ async fn turn(app: &App) -> Result<usize, Error> {
                 for due in timer::take(tx, &found).await? {
                     let Some(at) = locked.iter().position(|task| task.id == due.task) else { continue };
                     let task = locked.swap_remove(at);
-                    if let Some((task, change)) = went_off(tx, task, &due, &mut locked, effects).await? {
+                    if let Some(change) = went_off(tx, &task, &due).await? {
+                        tracing::info!(task.id = %task.id, timer = due.kind, task.state = %change.state, "a timer went off");
+                        effects.events = true;
                         apply(tx, &[(task, change)], effects).await?;
+                        // More of its timers may be among these.
+                        locked.extend(snapshot::lock(tx, &[due.task]).await?);
+                    } else {
+                        locked.push(task);
                     }
                 }
                 Ok(found.len())
@@ -47,35 +53,10 @@ async fn turn(app: &App) -> Result<usize, Error> {
         .await
 }
 
-/// What a timer makes of its task. One that stays as it is goes back to the others: it may have more timers.
-async fn went_off(
-    connection: &mut PgConnection,
-    task: Locked,
-    due: &Due,
-    others: &mut Vec<Locked>,
-    effects: &mut Effects,
-) -> Result<Option<(Locked, Change)>, Error> {
-    let Some(event) = event(connection, &task, due).await? else {
-        others.push(task);
-        return Ok(None);
-    };
-    match transition(&task.snapshot, event) {
-        Ok(change) => {
-            tracing::info!(task.id = %task.id, timer = due.kind, task.state = %change.state, "a timer went off");
-            effects.events = true;
-            if change.state == task.snapshot.state {
-                let mut after = task.clone();
-                after.snapshot.open_gates = change.open_gates;
-                others.push(after);
-            }
-            Ok(Some((task, change)))
-        }
-        // It has begun, or ended, meanwhile.
-        Err(_) => {
-            others.push(task);
-            Ok(None)
-        }
-    }
+/// What a timer makes of its task; nothing where it has begun, or ended, meanwhile.
+async fn went_off(connection: &mut PgConnection, task: &Locked, due: &Due) -> Result<Option<Change>, Error> {
+    let event = event(connection, task, due).await?;
+    Ok(event.and_then(|event| transition(&task.snapshot, event).ok()))
 }
 
 async fn event(connection: &mut PgConnection, task: &Locked, due: &Due) -> Result<Option<Event>, Error> {
@@ -86,12 +67,12 @@ async fn event(connection: &mut PgConnection, task: &Locked, due: &Due) -> Resul
         return Ok(Some(Event::DeadlinePassed));
     }
     let Some(name) = due.kind.strip_prefix(timer::GATE) else { return Ok(None) };
-    let what = if name.is_empty() { "an approval".to_owned() } else { format!("the signal {name}") };
+    let what = if name == gate::APPROVAL { "an approval".to_owned() } else { format!("the signal {name}") };
     match gate::on_timeout(connection, task.id, name).await? {
         None => Ok(None),
         Some(OnTimeout::Cancel) => Ok(Some(Event::GateRefused { reason: format!("{what} did not come in time") })),
         Some(OnTimeout::Proceed) => {
-            gate::open(connection, task.id, name, "its timeout").await?;
+            gate::open(connection, task.id, name, "its timeout", None).await?;
             Ok(Some(Event::GatesOpened { opened: 1 }))
         }
     }

@@ -3,9 +3,13 @@
 #![expect(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on fails")]
 
 mod attempts;
+mod bulk;
 mod cancel;
 mod claims;
+mod dead_letters;
+mod deadlines;
 mod events;
+mod gates;
 mod goals;
 mod graph;
 mod idempotency;
@@ -13,4 +17,6 @@ mod large;
 mod nodes;
 mod retention;
 mod schedules;
+mod signals;
 mod support;
+mod unique;

@@ -7,7 +7,7 @@ mod schedule;
 
 use std::time::Duration;
 
-use reqwest::Method;
+use reqwest::{Method, StatusCode};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -55,11 +55,25 @@ impl Client {
     /// # Errors
     /// Any [`ClientError`].
     pub async fn enqueue(&self, task: &NewTask, idempotency_key: Option<&str>) -> Result<Task, ClientError> {
+        self.enqueue_or_find(task, idempotency_key).await.map(|(task, _)| task)
+    }
+
+    /// As [`enqueue`](Self::enqueue); answers beside the task whether it was there already, because it holds the unique key.
+    ///
+    /// # Errors
+    /// Any [`ClientError`].
+    pub async fn enqueue_or_find(
+        &self,
+        task: &NewTask,
+        idempotency_key: Option<&str>,
+    ) -> Result<(Task, bool), ClientError> {
         let mut request = self.request(Method::POST, "/v1/tasks").json(task);
         if let Some(key) = idempotency_key {
             request = request.header("idempotency-key", key);
         }
-        decode(send(request).await?).await
+        let answer = send(request).await?;
+        let existed = answer.status() == StatusCode::OK;
+        Ok((decode(answer).await?, existed))
     }
 
     /// Enqueues several tasks, all or none.

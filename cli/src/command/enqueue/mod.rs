@@ -107,8 +107,11 @@ impl EnqueueArgs {
         key: Option<&str>,
         output: Output,
     ) -> Result<Exit, Failure> {
-        let mut task = client.enqueue(&task, key).await?;
+        let (mut task, existed) = client.enqueue_or_find(&task, key).await?;
         let id = task.summary.id;
+        if existed && !output.is_json() {
+            output.remark("nothing was enqueued: this task has the same unique key");
+        }
         if !self.wait && !self.follow {
             if output.is_json() {
                 output.json(&task)?;
@@ -117,7 +120,7 @@ impl EnqueueArgs {
             }
             return Ok(Exit::Done);
         }
-        if !output.is_json() {
+        if !existed && !output.is_json() {
             output.remark(&format!("enqueued {} as {id}", escape::line(&task.summary.name)));
         }
         if self.follow {
