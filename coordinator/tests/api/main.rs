@@ -15,3 +15,4 @@ mod schedules;
 mod shutdown;
 mod streams;
 mod verbs;
+mod waits;

@@ -20,3 +20,4 @@ mod schedules;
 mod signals;
 mod support;
 mod unique;
+mod why;
