@@ -10,6 +10,7 @@ mod goals;
 mod graph;
 mod idempotency;
 mod large;
+mod model;
 mod nodes;
 mod retention;
 mod schedules;
