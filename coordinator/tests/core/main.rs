@@ -15,3 +15,4 @@ mod nodes;
 mod retention;
 mod schedules;
 mod support;
+mod why;
