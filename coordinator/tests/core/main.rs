@@ -11,6 +11,7 @@ mod graph;
 mod idempotency;
 mod large;
 mod nodes;
+mod partitions;
 mod retention;
 mod schedules;
 mod support;
