@@ -84,7 +84,6 @@ pub(crate) async fn apply(
         move_leases(connection, chunk, effects).await?;
         tell(connection, chunk, effects).await?;
         free(connection, chunk).await?;
-        keep_deadlines(connection, chunk, effects).await?;
         line_up(connection, chunk, effects).await?;
     }
     Ok(())
@@ -223,25 +222,6 @@ async fn line_up(
     effects.scheduled |= !timed.is_empty();
     super::timer::set_start(connection, &timed).await?;
     super::queue::line_up(connection, &lanes, &ids).await
-}
-
-/// A deadline that passes while a task runs is its node's to keep, and its timer is gone then: where the task goes on, it is
-/// set again.
-async fn keep_deadlines(
-    connection: &mut PgConnection,
-    chunk: &[(Locked, Change)],
-    effects: &mut Effects,
-) -> sqlx::Result<()> {
-    let again: Vec<Uuid> = chunk
-        .iter()
-        .filter(|(task, change)| {
-            let goes_on = matches!(change.state, State::Ready | State::Scheduled);
-            task.deadline && left_running(task, change) && goes_on
-        })
-        .map(|(task, _)| task.id.0)
-        .collect();
-    effects.scheduled |= !again.is_empty();
-    super::timer::set_deadline(connection, &again).await
 }
 
 /// Gives back what ended tasks held: unique keys.

@@ -58,23 +58,6 @@ pub(crate) async fn set_start(connection: &mut PgConnection, tasks: &[Uuid]) -> 
     .map(drop)
 }
 
-/// Sets the deadlines again of tasks that ran and are to run once more: theirs may have passed meanwhile.
-pub(crate) async fn set_deadline(connection: &mut PgConnection, tasks: &[Uuid]) -> sqlx::Result<()> {
-    if tasks.is_empty() {
-        return Ok(());
-    }
-    sqlx::query!(
-        r#"INSERT INTO orca.timers (task, kind, at)
-           SELECT id, $2, deadline FROM orca.tasks WHERE id = ANY($1) AND deadline IS NOT NULL
-           ON CONFLICT (task, kind) DO UPDATE SET at = excluded.at"#,
-        tasks,
-        DEADLINE
-    )
-    .execute(connection)
-    .await
-    .map(drop)
-}
-
 /// Timers that have gone off, oldest first. Locks nothing: the caller locks the tasks, and takes the timers by [`take`].
 pub(crate) async fn due(connection: &mut PgConnection, most: i64) -> sqlx::Result<Vec<Due>> {
     let rows = sqlx::query!(
