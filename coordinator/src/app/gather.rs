@@ -172,7 +172,7 @@ async fn commit(app: &App, taken: Vec<Request>) {
         answers.push(request.answer);
     }
     let written: Result<Time, Error> =
-        statement!(app, |connection| { queue::enqueue_plain(connection, &all).await });
+        statement!(app, |connection| queue::enqueue_plain(connection, &all).await);
     match written {
         Ok(at) => {
             let mut effects = Effects { events: true, ..Effects::default() };

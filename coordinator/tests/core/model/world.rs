@@ -20,6 +20,8 @@ use super::{Rig, expected, invariants};
 pub(crate) const SLOTS: u32 = 10;
 /// How many of the other queue may run where it is limited.
 pub(crate) const LIMIT: i64 = 2;
+/// How long what one coordinator does may take to be seen by the other.
+const LAG: Duration = Duration::from_secs(5);
 /// Nothing is to happen by itself so soon after a step: the life's own steps take time, too.
 const QUIET_MS: i64 = 20_000;
 
@@ -123,7 +125,7 @@ impl World {
 
     /// Looks at everything, and holds it against what must be true.
     pub(crate) async fn check(&mut self) {
-        let limit = Instant::now() + SOON;
+        let limit = Instant::now() + LAG;
         loop {
             self.app(0).reconcile().await.unwrap();
             let seen = self.look().await;
