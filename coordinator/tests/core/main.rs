@@ -12,6 +12,7 @@ mod idempotency;
 mod large;
 mod model;
 mod nodes;
+mod partitions;
 mod races;
 mod retention;
 mod schedules;
