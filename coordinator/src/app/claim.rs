@@ -91,6 +91,15 @@ impl App {
         if known.role != role_word(role) {
             return Err(Error::refused(Kind::Forbidden, "the node was registered with another role"));
         }
+        // Hardly ever: a node names the same queues all its life.
+        if known.queues != request.queues {
+            let (app, queues) = (self.clone(), request.queues.clone());
+            self.spawned(async move {
+                let mut connection = app.0.pool.acquire().await?;
+                Ok(node::serves(&mut connection, id, &queues).await?)
+            })
+            .await?;
+        }
         let node = Asker {
             name: known.name,
             labels: known.labels,

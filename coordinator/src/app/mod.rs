@@ -44,6 +44,7 @@ pub(crate) mod signals;
 mod task;
 pub(crate) mod transaction;
 mod unique;
+mod why;
 
 pub(crate) use cancel::cancel_under;
 pub use event::{EventCursor, EventCursorError};

@@ -14,3 +14,4 @@ mod nodes;
 mod retention;
 mod schedules;
 mod support;
+mod why;
