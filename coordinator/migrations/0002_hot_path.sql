@@ -105,7 +105,8 @@ $$;
 
 -- Grants the node tasks of these lanes, of each at most so many, and no more than it has slots for. One row a task; and
 -- for each lane one without a task, that says whether more stands in it and since when.
-CREATE FUNCTION orca.claim(p_node uuid, p_lanes integer[], p_wants integer[], p_most integer, p_lease_ms bigint)
+CREATE FUNCTION orca.claim(
+    p_node uuid, p_instance uuid, p_lanes integer[], p_wants integer[], p_most integer, p_lease_ms bigint)
     RETURNS TABLE (lane integer, token bigint, task uuid, attempt integer, max_attempts integer, step text, parent uuid,
                    has_dependencies boolean, deadline_ms bigint, spec text, waiting_since timestamptz)
     LANGUAGE plpgsql SET plan_cache_mode = 'force_generic_plan' AS $$
@@ -126,11 +127,21 @@ DECLARE
     v_since timestamptz;
     v_segment record;
     v_ids uuid[];
+    v_rated boolean;
 BEGIN
-    SELECT * INTO v_node FROM orca.nodes n WHERE n.id = p_node;
+    -- A node's claims one after the other: its slots are counted, and it may begin to drain, or be replaced, meanwhile.
+    SELECT * INTO v_node FROM orca.nodes n WHERE n.id = p_node FOR NO KEY UPDATE;
     PERFORM pg_advisory_xact_lock(7024421, u.lane)
         FROM (SELECT DISTINCT x.lane FROM unnest(p_lanes) AS x(lane) ORDER BY 1) AS u;
-    SELECT CASE WHEN v_node.draining THEN 0 ELSE least(v_most, v_node.slots - coalesce(sum(g.open), 0)) END INTO v_most
+    PERFORM pg_advisory_xact_lock_shared(7024422, hashtext(v_node.namespace));
+    -- Here and in order, because `allowance` meets them in the order of the lanes, which is another for every claim.
+    v_rated := EXISTS (SELECT FROM orca.queues q WHERE q.namespace = v_node.namespace AND q.rate_tasks IS NOT NULL);
+    PERFORM FROM orca.queues q
+    WHERE q.namespace = v_node.namespace AND (q.max_running IS NOT NULL OR q.rate_tasks IS NOT NULL)
+      AND EXISTS (SELECT FROM orca.lanes l WHERE l.id = ANY (p_lanes) AND l.queue = q.queue AND q.grp IN ('', l.grp))
+    ORDER BY q.queue, q.grp FOR UPDATE;
+    SELECT CASE WHEN v_node.draining OR v_node.instance IS DISTINCT FROM p_instance THEN 0
+                ELSE least(v_most, v_node.slots - coalesce(sum(g.open), 0)) END INTO v_most
         FROM orca.grants g WHERE g.node = p_node AND g.open > 0;
     v_now := orca.now();
     FOR i IN 1 .. cardinality(p_lanes) LOOP
@@ -167,6 +178,8 @@ BEGIN
                            coalesce(array_agg(p.id ORDER BY p.place), '{}'),
                            coalesce(array_agg(p.id) FILTER (WHERE NOT p.plain), '{}')
                     FROM picked p),
+                freed AS (
+                    DELETE FROM orca.unique_keys k USING picked p WHERE NOT p.plain AND k.task = p.id AND k.queued),
                 told AS (
                     INSERT INTO orca.events (namespace, kind, at, tasks, state, attempt, token, node)
                     SELECT v_node.namespace, 'orca.task.state', v_now, array_agg(p.id ORDER BY p.place), 'running',
@@ -187,16 +200,12 @@ BEGIN
                 EXIT;
             END IF;
         END LOOP;
-        IF v_of_lane > 0 THEN
+        IF v_of_lane > 0 AND v_rated THEN
             PERFORM orca.spend(v_lane, v_of_lane);
         END IF;
         RETURN QUERY SELECT v_lane, NULL::bigint, NULL::uuid, v_of_lane, NULL::integer, NULL::text, NULL::uuid, NULL::boolean,
                             NULL::bigint, NULL::text, v_since;
     END LOOP;
-    DELETE FROM orca.unique_keys k
-    WHERE k.queued AND k.task = ANY (
-        SELECT unnest(g.special) FROM orca.grants g WHERE g.node = p_node AND g.open > 0 AND g.granted_at = v_now
-          AND g.special <> '{}');
 END $$;
 
 -- Settles attempts that succeeded and of which nothing else follows; answers the places (from 1) of those it settled. The
@@ -207,12 +216,17 @@ CREATE FUNCTION orca.finish(p_namespace text, p_subject text, p_tasks uuid[], p_
     LANGUAGE plpgsql SET plan_cache_mode = 'force_generic_plan' SET enable_nestloop = 'off' AS $$
 DECLARE
     v_now timestamptz;
-    v_tokens bigint[];
+    v_tokens bigint[] := ARRAY(SELECT DISTINCT u FROM unnest(p_tokens) AS u);
+    v_locked bigint;
     v_done uuid[] := '{}';
 BEGIN
-    -- In the order of tokens, so that two of these wait for each other but never in a circle.
-    v_tokens := ARRAY(SELECT DISTINCT u FROM unnest(p_tokens) AS u);
-    PERFORM FROM orca.grants g WHERE g.token = ANY (v_tokens) ORDER BY g.token, g.part FOR NO KEY UPDATE;
+    LOOP
+        -- In the order of tokens, so that two of these wait for each other but never in a circle.
+        PERFORM FROM orca.grants g WHERE g.token = ANY (v_tokens) ORDER BY g.token, g.part FOR NO KEY UPDATE;
+        GET DIAGNOSTICS v_locked = ROW_COUNT;
+        -- Whoever held one of them may have set a part of it aside, which is not locked then.
+        EXIT WHEN v_locked >= (SELECT count(*) FROM orca.grants g WHERE g.token = ANY (v_tokens));
+    END LOOP;
     -- Whoever settles an attempt holds its grant's lock: so what is not in `done` now does not come there meanwhile.
     IF EXISTS (SELECT FROM orca.grants g WHERE g.token = ANY (v_tokens) AND g.open < cardinality(g.tasks)) THEN
         v_done := ARRAY(SELECT d.task FROM orca.done d WHERE d.task = ANY (p_tasks));
@@ -246,10 +260,18 @@ END $$;
 -- Whether this lease stands and is held by a node of this subject. Keeps it from being released until the transaction ends.
 CREATE FUNCTION orca.hold(p_namespace text, p_subject text, p_task uuid, p_token bigint) RETURNS boolean
     LANGUAGE plpgsql SET plan_cache_mode = 'force_generic_plan' AS $$
+DECLARE
+    v_held boolean;
 BEGIN
-    PERFORM FROM orca.grants g JOIN orca.nodes n ON n.id = g.node AND n.namespace = p_namespace AND n.subject = p_subject
-    WHERE g.token = p_token AND g.open > 0 AND g.expires_at > orca.now() AND p_task = ANY (g.tasks) FOR SHARE OF g;
-    RETURN FOUND AND NOT EXISTS (SELECT FROM orca.done d WHERE d.task = p_task);
+    -- Twice, because a renewal that was waited for may have set the task aside in another row of the grant.
+    FOR i IN 1 .. 2 LOOP
+        PERFORM FROM orca.grants g
+            JOIN orca.nodes n ON n.id = g.node AND n.namespace = p_namespace AND n.subject = p_subject
+        WHERE g.token = p_token AND g.open > 0 AND g.expires_at > orca.now() AND p_task = ANY (g.tasks) FOR SHARE OF g;
+        v_held := FOUND;
+        EXIT WHEN v_held;
+    END LOOP;
+    RETURN v_held AND NOT EXISTS (SELECT FROM orca.done d WHERE d.task = p_task);
 END $$;
 
 -- Makes the end of these tasks, where a node holds them, go the long way.

@@ -15,7 +15,8 @@ use tokio::time::Instant;
 use super::check::Check;
 use super::lines::millicpus;
 use super::node::{check_owner, role_of};
-use super::signals::Wanting;
+use super::signals::{Waiter, Wanting};
+use super::transaction::statement;
 use super::{App, Error, Principal};
 use crate::db::apply::role_word;
 use crate::db::rules::{self, Rules};
@@ -32,6 +33,8 @@ const CPUS: f64 = 1e6;
 const LANES: usize = 64;
 /// How often a claim looks again when what it chose was gone.
 const LOOKS: usize = 3;
+/// Before a claim that was refused what it chose looks again.
+const REFUSED: Duration = Duration::from_secs(1);
 
 /// Grants whose specs are the text as it was stored.
 pub type RawClaimed = Claimed<Box<RawValue>>;
@@ -55,18 +58,26 @@ impl App {
         let role = role_of(who)?;
         check_claim(&request)?;
         let deadline = Instant::now() + request.wait.get().min(HOLD);
-        let asker = Arc::new(self.asker(who, node, role, &request).await?);
+        // Boxed, as is the look: thousands of claims wait, and what only working takes room for must not be kept meanwhile.
+        let asker = Arc::new(Box::pin(self.asker(who, node, role, &request)).await?);
         let waiter = self.0.signals.join(Arc::clone(&asker));
         let _here = self.0.presence.hold(node);
         loop {
             waiter.take();
-            let grants = self.look(node, &asker, &request).await?;
+            let (grants, refused) = Box::pin(self.look(node, &asker, &request, &waiter)).await?;
             if !grants.is_empty() {
                 return Ok(Claimed { grants });
             }
+            // What it was refused it would be refused again at once: others are woken instead of it for a while.
+            let until = if refused {
+                waiter.pass();
+                deadline.min(Instant::now() + REFUSED)
+            } else {
+                deadline
+            };
             tokio::select! {
                 () = waiter.woken() => {}
-                () = tokio::time::sleep_until(deadline) => return Ok(Claimed { grants }),
+                () = tokio::time::sleep_until(until) => if until >= deadline { return Ok(Claimed { grants }) },
                 () = self.0.shutdown.cancelled() => return Ok(Claimed { grants }),
             }
         }
@@ -112,17 +123,20 @@ impl App {
         Ok(Wanting { namespace: who.namespace.clone(), role, node })
     }
 
-    /// Chooses from what is thought to wait, and takes it, as long as there seems to be something.
+    /// Chooses from what is thought to wait, and takes it, as long as there seems to be something. Answers also whether there
+    /// was something to the last that the database refused: the node has no slots left, or a limit is not known here yet.
     async fn look(
         &self,
         node: NodeId,
         asker: &Arc<Wanting>,
         request: &ClaimRequest,
-    ) -> Result<Vec<Grant<Box<RawValue>>>, Error> {
+        waiter: &Waiter<'_>,
+    ) -> Result<(Vec<Grant<Box<RawValue>>>, bool), Error> {
+        let mut refused = false;
         for _ in 0..LOOKS {
             let look = self.0.lines.look(&asker.namespace, asker.role);
             if look.lines.is_empty() {
-                return Ok(Vec::new());
+                return Ok((Vec::new(), false));
             }
             let known = self.rules(&asker.namespace).await?;
             let fleet = match look.lines.iter().any(|line| !line.lane.prefers.is_empty()) {
@@ -135,33 +149,37 @@ impl App {
                 choose(fairness, &asker.node, &look.lines, &moment)
             });
             if picks.is_empty() {
-                return Ok(Vec::new());
+                return Ok((Vec::new(), false));
             }
             picks.truncate(LANES);
             let lanes: Vec<i32> = picks.iter().map(|pick| pick.lane).collect();
             let wants: Vec<i32> =
                 picks.iter().map(|pick| i32::try_from(pick.most).unwrap_or(i32::MAX)).collect();
             let most = i32::try_from(request.slots).unwrap_or(i32::MAX);
-            let app = self.clone();
+            let (app, instance) = (self.clone(), request.instance);
             let (granted, left) = self
                 .spawned(async move {
-                    let mut connection = app.0.pool.acquire().await?;
-                    Ok(queue::claim(&mut connection, node, &lanes, &wants, most, app.0.lease).await?)
+                    statement!(app, |connection| {
+                        queue::claim(connection, (node, instance), &lanes, &wants, most, app.0.lease).await
+                    })
                 })
                 .await?;
             self.0.lines.left(&look, &left);
             // There may be more than fits here, and others who wait for it.
             for lane in left.iter().filter(|lane| lane.since.is_some()) {
                 if let Some(key) = self.0.lines.key(lane.lane) {
-                    self.0.signals.wake_claim(&key);
+                    self.0.signals.wake_other_claim(&key, waiter);
                 }
             }
+            refused = left.iter().any(|lane| lane.since.is_some());
             if !granted.is_empty() {
                 self.0.signals.pulse.notify_one();
-                return granted.into_iter().map(|granted| grant(granted, self.0.lease)).collect();
+                let grants: Result<_, Error> =
+                    granted.into_iter().map(|granted| grant(granted, self.0.lease)).collect();
+                return Ok((grants?, false));
             }
         }
-        Ok(Vec::new())
+        Ok((Vec::new(), refused))
     }
 
     /// What is set for a namespace, and in use of it where that is bounded.

@@ -160,9 +160,21 @@ impl Signals {
 
     /// Wakes the claim that has waited longest of those that may take of this lane.
     pub(crate) fn wake_claim(&self, lane: &LaneKey) {
+        self.wake_claim_but(None, lane);
+    }
+
+    /// Wakes the claim that has waited longest of those beside `waiter` that may take of this lane.
+    pub(crate) fn wake_other_claim(&self, lane: &LaneKey, waiter: &Waiter<'_>) {
+        self.wake_claim_but(Some(waiter.id), lane);
+    }
+
+    fn wake_claim_but(&self, not: Option<u64>, lane: &LaneKey) {
         let mut waiters = self.waiters();
-        let first = waiters.claims.values_mut().find(|claim| !claim.signalled && claim.asker.takes(lane));
-        if let Some(claim) = first {
+        let first = waiters
+            .claims
+            .iter_mut()
+            .find(|(id, claim)| Some(**id) != not && !claim.signalled && claim.asker.takes(lane));
+        if let Some((_, claim)) = first {
             claim.signalled = true;
             claim.wake.notify_one();
         }
@@ -241,6 +253,13 @@ impl Waiter<'_> {
         }
     }
 
+    /// Lets others be woken instead of this one, until it takes the next signal.
+    pub(crate) fn pass(&self) {
+        if let Some(claim) = self.signals.waiters().claims.get_mut(&self.id) {
+            claim.signalled = true;
+        }
+    }
+
     /// Whether it was signalled and has not taken the signal.
     fn unused(&self) -> bool {
         self.signals.waiters().claims.get(&self.id).is_some_and(|claim| claim.signalled)
@@ -300,9 +319,27 @@ mod tests {
         let signals = Signals::new();
         let without = signals.join(wanting(&[], &[]));
         let with = signals.join(wanting(&[], &[("gpu", "a100")]));
-        let needs = LaneKey { requires: [("gpu".into(), "a100".into())].into(), ..lane("n", Role::Work, "a") };
+        let needs =
+            LaneKey { requires: [("gpu".into(), "a100".into())].into(), ..lane("n", Role::Work, "a") };
         signals.wake_claim(&needs);
         assert_eq!([&without, &with].map(Waiter::unused), [false, true]);
+    }
+
+    #[test]
+    fn a_claim_hands_its_signal_to_another_and_never_back_to_itself_or_to_one_that_passed() {
+        let signals = Signals::new();
+        let (first, second, third) = (
+            signals.join(wanting(&[], &[])),
+            signals.join(wanting(&[], &[])),
+            signals.join(wanting(&[], &[])),
+        );
+        second.pass();
+        signals.wake_other_claim(&lane("n", Role::Work, "a"), &first);
+        assert_eq!([&first, &third].map(Waiter::unused), [false, true]);
+        second.take();
+        signals.wake_claim(&lane("n", Role::Work, "a"));
+        signals.wake_claim(&lane("n", Role::Work, "a"));
+        assert_eq!([&first, &second, &third].map(Waiter::unused), [true, true, true]);
     }
 
     #[test]

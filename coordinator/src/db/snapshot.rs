@@ -72,6 +72,7 @@ struct Row {
     schedule_to_start_ms: Option<i64>,
     unique: bool,
     early: bool,
+    overdue: bool,
 }
 
 /// Locks and reads these tasks, in the order of their ids; ids that do not exist are passed over.
@@ -86,7 +87,8 @@ pub(crate) async fn lock(connection: &mut PgConnection, ids: &[TaskId]) -> sqlx:
                   t.state, t.step, t.attempt, t.attempts_used, t.max_attempts, t.runtime_errors,
                   t.open_dependencies, t.open_gates, t.open_children, t.child_failure, t.cancel_requested,
                   t.on_dependency_failure, t.on_child_failure, t.retry, t.schedule_to_start_ms,
-                  t.unique_key IS NOT NULL AS "unique!", coalesce(t.run_at > orca.now(), false) AS "early!"
+                  t.unique_key IS NOT NULL AS "unique!", coalesce(t.run_at > orca.now(), false) AS "early!",
+                  coalesce(t.deadline <= orca.now(), false) AS "overdue!"
            FROM orca.tasks t JOIN orca.lanes l ON l.id = t.lane WHERE t.id = ANY($1) ORDER BY t.id FOR UPDATE OF t"#,
         &ids
     )
@@ -140,7 +142,8 @@ async fn started(connection: &mut PgConnection, running: &Whereabouts) -> sqlx::
     if running.held.is_empty() {
         return Ok(HashSet::new());
     }
-    let (tasks, tokens): (Vec<Uuid>, Vec<i64>) = running.held.iter().map(|(id, held)| (*id, held.token)).unzip();
+    let (tasks, tokens): (Vec<Uuid>, Vec<i64>) =
+        running.held.iter().map(|(id, held)| (*id, held.token)).unzip();
     let started = sqlx::query_scalar!(
         r#"SELECT a.task FROM unnest($1::uuid[], $2::bigint[]) AS u(task, token)
            JOIN orca.attempts a ON a.task = u.task AND a.token = u.token AND a.started_at IS NOT NULL"#,
@@ -214,6 +217,7 @@ fn locked(row: Row, held: Option<Held>, done: bool, started: bool) -> sqlx::Resu
             None => orca_proto::spec::Retry { max_attempts: row.max_attempts, ..Default::default() },
         },
         early: row.early,
+        overdue: row.overdue,
     };
     Ok(Locked {
         id: TaskId(row.id),

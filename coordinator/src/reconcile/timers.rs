@@ -6,9 +6,9 @@ use sqlx::PgConnection;
 use crate::app::transaction::transaction;
 use crate::app::{App, Error};
 use crate::db::apply::{Effects, apply};
+use crate::db::gate;
 use crate::db::snapshot::{self, Locked};
 use crate::db::timer::{self, Due};
-use crate::db::gate;
 use crate::lifecycle::{Change, Event, transition};
 
 /// Timers in one transaction.
@@ -47,7 +47,7 @@ async fn turn(app: &App) -> Result<usize, Error> {
         .await
 }
 
-/// What a timer makes of its task. One that stays as it is goes back to the others: it may have more timers.
+/// What a timer makes of its task. One that has not ended goes back to the others: it may have more timers.
 async fn went_off(
     connection: &mut PgConnection,
     task: Locked,
@@ -63,8 +63,10 @@ async fn went_off(
         Ok(change) => {
             tracing::info!(task.id = %task.id, timer = due.kind, task.state = %change.state, "a timer went off");
             effects.events = true;
-            if change.state == task.snapshot.state {
+            // It may have more timers that have gone off: none may be forgotten.
+            if !change.state.is_terminal() {
                 let mut after = task.clone();
+                after.snapshot.state = change.state;
                 after.snapshot.open_gates = change.open_gates;
                 others.push(after);
             }
@@ -89,7 +91,9 @@ async fn event(connection: &mut PgConnection, task: &Locked, due: &Due) -> Resul
     let what = if name.is_empty() { "an approval".to_owned() } else { format!("the signal {name}") };
     match gate::on_timeout(connection, task.id, name).await? {
         None => Ok(None),
-        Some(OnTimeout::Cancel) => Ok(Some(Event::GateRefused { reason: format!("{what} did not come in time") })),
+        Some(OnTimeout::Cancel) => {
+            Ok(Some(Event::GateRefused { reason: format!("{what} did not come in time") }))
+        }
         Some(OnTimeout::Proceed) => {
             gate::open(connection, task.id, name, "its timeout").await?;
             Ok(Some(Event::GatesOpened { opened: 1 }))
