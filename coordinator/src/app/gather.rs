@@ -93,7 +93,8 @@ impl App {
                     Some((before, lane)) if same_lane(before, &spec) => *lane,
                     _ => {
                         let known = self.0.lines.number(&lane_of(namespace, &spec));
-                        let lane = known.ok_or(Error::Unavailable("the lanes changed meanwhile; try again"))?;
+                        let lane =
+                            known.ok_or(Error::Unavailable("the lanes changed meanwhile; try again"))?;
                         last = Some((lane_only(&spec), lane));
                         lane
                     }

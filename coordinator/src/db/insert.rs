@@ -218,11 +218,7 @@ pub(crate) async fn tasks(
 }
 
 /// Gates and timers.
-async fn waits(
-    connection: &mut PgConnection,
-    tasks: &[Prepared],
-    effects: &mut Effects,
-) -> sqlx::Result<()> {
+async fn waits(connection: &mut PgConnection, tasks: &[Prepared], effects: &mut Effects) -> sqlx::Result<()> {
     let open = || tasks.iter().filter(|task| !task.state.is_terminal());
     let mut timers = Vec::new();
     let mut gates = Vec::new();

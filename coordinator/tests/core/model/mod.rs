@@ -32,7 +32,8 @@ pub(crate) struct Rig {
 
 impl Rig {
     fn start() -> Self {
-        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+        let runtime =
+            tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
         let (test, other) = runtime.block_on(async {
             let test = TestApp::start().await;
             let other = test.replica().await;
