@@ -161,7 +161,8 @@ async fn lanes(
             Some(number) => number,
             None => {
                 let made = lane::resolve(connection, std::slice::from_ref(&key)).await?;
-                let number = *made.first().ok_or_else(|| Error::Internal("a lane got no number".to_owned()))?;
+                let number =
+                    *made.first().ok_or_else(|| Error::Internal("a lane got no number".to_owned()))?;
                 numbers.insert(key, number);
                 number
             }
