@@ -44,7 +44,8 @@ pub(crate) async fn fenced(
     let task = snapshot::lock_one(connection, &who.namespace, lease.task).await?;
     match task {
         Some(task)
-            if task.lease() == lease && lease::hold(connection, lease, &who.namespace, &who.subject).await? =>
+            if task.lease() == lease
+                && lease::hold(connection, lease, &who.namespace, &who.subject).await? =>
         {
             Ok(task)
         }
@@ -191,8 +192,12 @@ impl App {
                         format!("a task under this one did not succeed, so it takes no more: {failure}");
                     return Err(Error::refused(Kind::Conflict, detail));
                 }
-                let place =
-                    Place { lines: &app.0.lines, namespace: &who.namespace, parent: Some(&parent), listed: true };
+                let place = Place {
+                    lines: &app.0.lines,
+                    namespace: &who.namespace,
+                    parent: Some(&parent),
+                    listed: true,
+                };
                 let planned = prepare(tx, &place, &ids, children.tasks.clone(), &graph).await?;
                 let tasks = i32::try_from(planned.tasks.len()).unwrap_or(i32::MAX);
                 let change = transition(&parent.snapshot, Event::Spawned { tasks }).map_err(|_| {

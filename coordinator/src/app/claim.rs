@@ -58,17 +58,23 @@ impl App {
         let role = role_of(who)?;
         check_claim(&request)?;
         let deadline = Instant::now() + request.wait.get().min(HOLD);
-        let asker = Arc::new(self.asker(who, node, role, &request).await?);
+        // Boxed, as is the look: thousands of claims wait, and what only working takes room for must not be kept meanwhile.
+        let asker = Arc::new(Box::pin(self.asker(who, node, role, &request)).await?);
         let waiter = self.0.signals.join(Arc::clone(&asker));
         let _here = self.0.presence.hold(node);
         loop {
             waiter.take();
-            let (grants, refused) = self.look(node, &asker, &request, &waiter).await?;
+            let (grants, refused) = Box::pin(self.look(node, &asker, &request, &waiter)).await?;
             if !grants.is_empty() {
                 return Ok(Claimed { grants });
             }
             // What it was refused it would be refused again at once: others are woken instead of it for a while.
-            let until = if refused { waiter.pass(); deadline.min(Instant::now() + REFUSED) } else { deadline };
+            let until = if refused {
+                waiter.pass();
+                deadline.min(Instant::now() + REFUSED)
+            } else {
+                deadline
+            };
             tokio::select! {
                 () = waiter.woken() => {}
                 () = tokio::time::sleep_until(until) => if until >= deadline { return Ok(Claimed { grants }) },
@@ -168,7 +174,8 @@ impl App {
             refused = left.iter().any(|lane| lane.since.is_some());
             if !granted.is_empty() {
                 self.0.signals.pulse.notify_one();
-                let grants: Result<_, Error> = granted.into_iter().map(|granted| grant(granted, self.0.lease)).collect();
+                let grants: Result<_, Error> =
+                    granted.into_iter().map(|granted| grant(granted, self.0.lease)).collect();
                 return Ok((grants?, false));
             }
         }

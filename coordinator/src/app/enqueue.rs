@@ -128,10 +128,7 @@ impl App {
             Ok((batch, graph, key))
         })
         .await?;
-        if key.is_none()
-            && batch.tasks.iter().all(is_simple)
-            && !self.counts_open(&who.namespace).await?
-        {
+        if key.is_none() && batch.tasks.iter().all(is_simple) && !self.counts_open(&who.namespace).await? {
             let (ids, _) = self.gather(who, batch.tasks).await?;
             return Ok(Enqueued::from(ids));
         }

@@ -142,7 +142,8 @@ impl Lines {
         let seen = state.version;
         for lane in waiting {
             state.learn(lane.id, lane.key);
-            let fresh = Held { since_us: lane.since.0.as_microsecond(), waiting: lane.waiting.max(1), version: seen };
+            let fresh =
+                Held { since_us: lane.since.0.as_microsecond(), waiting: lane.waiting.max(1), version: seen };
             let held = state.waiting.entry(lane.id).or_insert(fresh);
             // A claim that is under way may have looked before these came in line: it must not take the lane for empty.
             held.version = seen;
@@ -150,7 +151,12 @@ impl Lines {
     }
 
     /// Runs `work` on the memory of how the flows of a role and namespace shared.
-    pub(crate) fn with_fairness<T>(&self, namespace: &str, role: Role, work: impl FnOnce(&mut Fairness) -> T) -> T {
+    pub(crate) fn with_fairness<T>(
+        &self,
+        namespace: &str,
+        role: Role,
+        work: impl FnOnce(&mut Fairness) -> T,
+    ) -> T {
         let mut state = self.lock();
         work(state.fairness.entry((namespace.to_owned(), role)).or_default())
     }
@@ -209,10 +215,7 @@ pub(crate) fn lane_of(namespace: &str, task: &NewTask) -> LaneKey {
         role: task.role,
         flow: Flow::new(task.queue.clone(), task.group.clone()),
         priority: task.priority,
-        needs: Capacity {
-            millicpus: millicpus(task.resources.cpus),
-            memory: task.resources.memory.0,
-        },
+        needs: Capacity { millicpus: millicpus(task.resources.cpus), memory: task.resources.memory.0 },
         requires: task.requires.clone(),
         prefers: task.prefers.clone(),
     }

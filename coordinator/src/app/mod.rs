@@ -33,6 +33,7 @@ mod event;
 mod gate;
 mod gather;
 mod graph;
+mod inbox;
 pub(crate) mod lines;
 mod listen;
 mod log;
@@ -51,10 +52,10 @@ mod why;
 
 pub(crate) use cancel::cancel_under;
 pub use event::{EventCursor, EventCursorError};
-pub(crate) use graph::describe;
-pub use log::log_cursor;
 use gather::Gathering;
+pub(crate) use graph::describe;
 use lines::Lines;
+pub use log::log_cursor;
 use presence::Presence;
 use signals::Signals;
 
@@ -160,19 +161,18 @@ impl App {
         let _ = connection.close().await;
         let pool = session::pool(database, connections, clock.clone());
         let signals = Signals::new();
-        let app =
-            Self(Arc::new(Inner {
-                pool,
-                blobs,
-                signals,
-                lines: Lines::default(),
-                presence: Presence::default(),
-                gathering: Gathering::new(),
-                clock,
-                lease,
-                retention,
-                shutdown: shutdown.clone(),
-            }));
+        let app = Self(Arc::new(Inner {
+            pool,
+            blobs,
+            signals,
+            lines: Lines::default(),
+            presence: Presence::default(),
+            gathering: Gathering::new(),
+            clock,
+            lease,
+            retention,
+            shutdown: shutdown.clone(),
+        }));
         // What fails here is tried again each minute; until then tasks go where they are removed from row by row.
         if let Err(error) = reconcile::make_partitions(&app).await {
             tracing::warn!(%error, "cannot make partitions; trying again");

@@ -144,7 +144,10 @@ async fn settle(
     report: &Checked,
 ) -> Result<Reported, Error> {
     let (goal, locked) = lock(connection, who, lease, report.plan.is_some()).await?;
-    if locked.held.is_none() || locked.lease() != lease || !lease::hold(connection, lease, &who.namespace, &who.subject).await? {
+    if locked.held.is_none()
+        || locked.lease() != lease
+        || !lease::hold(connection, lease, &who.namespace, &who.subject).await?
+    {
         return repeated(connection, who, lease, report).await;
     }
     let outcome = report.outcome.clone();
@@ -219,7 +222,9 @@ async fn repeated(
         Some(_) => Err(conflict()),
         None => match attempt::succeeded(connection, lease, &who.namespace, &who.subject).await? {
             Some(result)
-                if report.outcome == Outcome::Succeeded && report.plan.is_none() && report.result == result =>
+                if report.outcome == Outcome::Succeeded
+                    && report.plan.is_none()
+                    && report.result == result =>
             {
                 Ok(Reported { state: State::Succeeded })
             }

@@ -339,7 +339,8 @@ mod tests {
         let signals = Signals::new();
         let without = signals.join(wanting(&[], &[]));
         let with = signals.join(wanting(&[], &[("gpu", "a100")]));
-        let needs = LaneKey { requires: [("gpu".into(), "a100".into())].into(), ..lane("n", Role::Work, "a") };
+        let needs =
+            LaneKey { requires: [("gpu".into(), "a100".into())].into(), ..lane("n", Role::Work, "a") };
         signals.wake_claim(&needs);
         assert_eq!([&without, &with].map(Waiter::unused), [false, true]);
     }
@@ -347,8 +348,11 @@ mod tests {
     #[test]
     fn a_claim_hands_its_signal_to_another_and_never_back_to_itself_or_to_one_that_passed() {
         let signals = Signals::new();
-        let (first, second, third) =
-            (signals.join(wanting(&[], &[])), signals.join(wanting(&[], &[])), signals.join(wanting(&[], &[])));
+        let (first, second, third) = (
+            signals.join(wanting(&[], &[])),
+            signals.join(wanting(&[], &[])),
+            signals.join(wanting(&[], &[])),
+        );
         second.pass();
         signals.wake_other_claim(&lane("n", Role::Work, "a"), &first);
         assert_eq!([&first, &third].map(Waiter::unused), [false, true]);

@@ -9,11 +9,7 @@ use super::partition::Partition;
 
 /// Removes about `most` rows of each table; answers how many that were. Artifacts that another task has as an input stay, as
 /// uploads; the inputs of schedules, which are no tasks, stay too.
-pub(crate) async fn forget(
-    connection: &mut PgConnection,
-    of: &Partition,
-    most: i64,
-) -> sqlx::Result<u64> {
+pub(crate) async fn forget(connection: &mut PgConnection, of: &Partition, most: i64) -> sqlx::Result<u64> {
     let mut rows = graph(connection, of, most).await?;
     rows += waits(connection, of, most).await?;
     if rows == 0 {

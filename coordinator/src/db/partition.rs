@@ -124,11 +124,7 @@ pub(crate) async fn is_old(
 }
 
 /// Notes that an open task keeps it; it is looked at again after `again`.
-pub(crate) async fn keep(
-    connection: &mut PgConnection,
-    of: &Partition,
-    again: Duration,
-) -> sqlx::Result<()> {
+pub(crate) async fn keep(connection: &mut PgConnection, of: &Partition, again: Duration) -> sqlx::Result<()> {
     sqlx::query!(
         r#"UPDATE orca.partitions SET kept = true, look_at = orca.now() + $2::bigint * interval '1 millisecond'
            WHERE starts = $1"#,

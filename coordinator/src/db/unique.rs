@@ -44,5 +44,8 @@ pub(crate) async fn take(
 
 /// Gives back the keys of these tasks.
 pub(crate) async fn free(connection: &mut PgConnection, tasks: &[Uuid]) -> sqlx::Result<()> {
-    sqlx::query!("DELETE FROM orca.unique_keys WHERE task = ANY($1)", tasks).execute(connection).await.map(drop)
+    sqlx::query!("DELETE FROM orca.unique_keys WHERE task = ANY($1)", tasks)
+        .execute(connection)
+        .await
+        .map(drop)
 }

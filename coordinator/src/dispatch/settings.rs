@@ -38,7 +38,8 @@ pub(crate) struct GroupRules {
 impl Settings {
     /// Whether anything here depends on what runs: a limit or a rate.
     pub(crate) fn is_bounded(&self) -> bool {
-        let group = |rules: &GroupRules| rules.settings.max_running.is_some() || rules.settings.rate.is_some();
+        let group =
+            |rules: &GroupRules| rules.settings.max_running.is_some() || rules.settings.rate.is_some();
         let queue = |rules: &QueueRules| {
             rules.settings.max_running.is_some()
                 || rules.settings.rate.is_some()

@@ -8,7 +8,6 @@ use crate::app::{App, Error};
 use crate::db::apply::apply;
 use crate::db::snapshot::{self, Locked};
 use crate::db::timer::{self, Due};
-use crate::db::gate;
 use crate::lifecycle::{Change, Event, transition};
 
 /// Timers in one transaction.
@@ -70,7 +69,9 @@ async fn event(connection: &mut PgConnection, task: &Locked, due: &Due) -> Resul
     let what = if name == gate::APPROVAL { "an approval".to_owned() } else { format!("the signal {name}") };
     match gate::on_timeout(connection, task.id, name).await? {
         None => Ok(None),
-        Some(OnTimeout::Cancel) => Ok(Some(Event::GateRefused { reason: format!("{what} did not come in time") })),
+        Some(OnTimeout::Cancel) => {
+            Ok(Some(Event::GateRefused { reason: format!("{what} did not come in time") }))
+        }
         Some(OnTimeout::Proceed) => {
             gate::open(connection, task.id, name, "its timeout", None).await?;
             Ok(Some(Event::GatesOpened { opened: 1 }))

@@ -13,6 +13,7 @@ mod gates;
 mod goals;
 mod graph;
 mod idempotency;
+mod inbox;
 mod large;
 mod model;
 mod nodes;

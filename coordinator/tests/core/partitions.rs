@@ -98,16 +98,18 @@ async fn a_partition_on_which_an_open_task_of_another_depends_stays() {
     run_one(&test).await;
     test.reconcile().await;
     // As if it had been enqueued a partition later.
-    let moved: Uuid = sqlx::query_scalar("SELECT orca.id_at(max(starts) + interval '1 hour') FROM orca.partitions")
-        .fetch_one(&mut test.connection().await)
-        .await
-        .unwrap();
+    let moved: Uuid =
+        sqlx::query_scalar("SELECT orca.id_at(max(starts) + interval '1 hour') FROM orca.partitions")
+            .fetch_one(&mut test.connection().await)
+            .await
+            .unwrap();
     for statement in [
         "UPDATE orca.tasks SET id = $1 WHERE id = $2",
         "UPDATE orca.dependencies SET task = $1 WHERE task = $2",
         "UPDATE orca.gates SET task = $1 WHERE task = $2",
     ] {
-        let done = sqlx::query(statement).bind(moved).bind(late.0).execute(&mut test.connection().await).await;
+        let done =
+            sqlx::query(statement).bind(moved).bind(late.0).execute(&mut test.connection().await).await;
         assert_eq!(done.unwrap().rows_affected(), 1, "{statement}");
     }
     let late = TaskId(moved);
@@ -170,7 +172,8 @@ async fn tasks_of_a_time_without_a_partition_are_removed_row_by_row() {
     // What is there already stays where it is; what comes next gets its partition.
     test.reconcile().await;
     assert_eq!(table_of(&test, id).await, "orca.tasks_default");
-    let made: i64 = sqlx::query_scalar("SELECT count(*) FROM orca.partitions").fetch_one(&mut connection).await.unwrap();
+    let made: i64 =
+        sqlx::query_scalar("SELECT count(*) FROM orca.partitions").fetch_one(&mut connection).await.unwrap();
     assert_eq!(made, 1);
     test.advance(RETENTION - HOUR).await;
     assert_eq!(test.state(id).await, State::Succeeded);

@@ -142,7 +142,8 @@ impl App {
                 let runs = runs_within(&calendar, &window, stored.spec.len())?;
                 let last = open_run(tx, &stored).await?;
                 let behind = ScheduleSpec { overlap: Overlap::Queue, ..spec };
-                let run = Runs { lines: &app.0.lines, stored: &stored, spec: &behind, last, key: key.as_ref() };
+                let run =
+                    Runs { lines: &app.0.lines, stored: &stored, spec: &behind, last, key: key.as_ref() };
                 Ok(run.enqueue(tx, &runs, effects).await?.into())
             })
         })
