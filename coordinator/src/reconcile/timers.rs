@@ -6,6 +6,7 @@ use sqlx::PgConnection;
 use crate::app::transaction::transaction;
 use crate::app::{App, Error};
 use crate::db::apply::apply;
+use crate::db::gate;
 use crate::db::snapshot::{self, Locked};
 use crate::db::timer::{self, Due};
 use crate::lifecycle::{Change, Event, transition};
