@@ -9,6 +9,7 @@ mod events;
 mod goals;
 mod graph;
 mod idempotency;
+mod inbox;
 mod large;
 mod model;
 mod nodes;
