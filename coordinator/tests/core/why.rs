@@ -23,7 +23,8 @@ async fn why(test: &TestApp, id: TaskId) -> Why {
 
 /// The only condition there is, of this kind, which says whether it blocks.
 fn only(why: &Why, kind: ConditionKind, blocks: bool) -> &Condition {
-    let [condition] = why.conditions.as_slice() else { panic!("one condition, not {why:#?}") };
+    assert_eq!(why.conditions.len(), 1, "{why:#?}");
+    let condition = &why.conditions[0];
     assert_eq!((condition.kind, condition.blocks), (kind, blocks), "{why:#?}");
     assert_eq!(why.summary, condition.message);
     condition
