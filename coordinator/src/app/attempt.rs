@@ -19,7 +19,7 @@ use super::check::{Check, aside, graph_problem};
 use super::enqueue::{amend, fingerprint, take_key};
 use super::graph::{Place, check_dates, prepare};
 use super::transaction::transaction;
-use super::{App, Error, Principal};
+use super::{App, Error, Principal, quota};
 use crate::db::apply::apply;
 use crate::db::snapshot::{self, Locked};
 use crate::db::{artifact, attempt, dependency, event, from_json, insert, lease, log, to_json, word};
@@ -44,7 +44,8 @@ pub(crate) async fn fenced(
     let task = snapshot::lock_one(connection, &who.namespace, lease.task).await?;
     match task {
         Some(task)
-            if task.lease() == lease && lease::hold(connection, lease, &who.namespace, &who.subject).await? =>
+            if task.lease() == lease
+                && lease::hold(connection, lease, &who.namespace, &who.subject).await? =>
         {
             Ok(task)
         }
@@ -191,8 +192,12 @@ impl App {
                         format!("a task under this one did not succeed, so it takes no more: {failure}");
                     return Err(Error::refused(Kind::Conflict, detail));
                 }
-                let place =
-                    Place { lines: &app.0.lines, namespace: &who.namespace, parent: Some(&parent), listed: true };
+                let place = Place {
+                    lines: &app.0.lines,
+                    namespace: &who.namespace,
+                    parent: Some(&parent),
+                    listed: true,
+                };
                 let planned = prepare(tx, &place, &ids, children.tasks.clone(), &graph).await?;
                 let tasks = i32::try_from(planned.tasks.len()).unwrap_or(i32::MAX);
                 let change = transition(&parent.snapshot, Event::Spawned { tasks }).map_err(|_| {
@@ -202,6 +207,7 @@ impl App {
                     )
                 })?;
                 amend(tx, &who.namespace, key.as_ref(), &planned).await?;
+                quota::check(tx, &who.namespace, planned.tasks.len(), &[]).await?;
                 insert::tasks(tx, &who.namespace, &planned.tasks, effects).await?;
                 apply(tx, &[(parent, change)], effects).await?;
                 Ok(Enqueued { ids: planned.ids, existing: planned.existing })

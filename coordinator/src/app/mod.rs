@@ -33,8 +33,10 @@ mod graph;
 pub(crate) mod lines;
 mod listen;
 mod log;
+mod namespace;
 mod node;
 mod presence;
+mod queue;
 mod quota;
 mod renew;
 mod report;
@@ -44,13 +46,14 @@ pub(crate) mod signals;
 mod task;
 pub(crate) mod transaction;
 mod unique;
+mod waiting;
 
 pub(crate) use cancel::cancel_under;
 pub use event::{EventCursor, EventCursorError};
-pub(crate) use graph::describe;
-pub use log::log_cursor;
 use gather::Gathering;
+pub(crate) use graph::describe;
 use lines::Lines;
+pub use log::log_cursor;
 use presence::Presence;
 use signals::Signals;
 
@@ -156,19 +159,18 @@ impl App {
         let _ = connection.close().await;
         let pool = session::pool(database, connections, clock.clone());
         let signals = Signals::new();
-        let app =
-            Self(Arc::new(Inner {
-                pool,
-                blobs,
-                signals,
-                lines: Lines::default(),
-                presence: Presence::default(),
-                gathering: Gathering::new(),
-                clock,
-                lease,
-                retention,
-                shutdown: shutdown.clone(),
-            }));
+        let app = Self(Arc::new(Inner {
+            pool,
+            blobs,
+            signals,
+            lines: Lines::default(),
+            presence: Presence::default(),
+            gathering: Gathering::new(),
+            clock,
+            lease,
+            retention,
+            shutdown: shutdown.clone(),
+        }));
         // What fails here is tried again each second.
         if let Err(error) = reconcile::look_over(&app).await {
             tracing::warn!(%error, "cannot look which lanes wait; trying again");
@@ -214,6 +216,12 @@ impl App {
             stats.tasks.push((state, count));
         }
         Ok(stats)
+    }
+
+    /// Claims that wait for work at this coordinator, or are about to be answered.
+    #[must_use]
+    pub fn waiting_claims(&self) -> usize {
+        self.0.signals.claims()
     }
 
     /// Runs every reconciler once, now. They run by themselves all the time; tests that move the clock need not wait.

@@ -18,7 +18,7 @@ use super::enqueue::fingerprint;
 use super::graph::{Place, check_dates, prepare};
 use super::lines::Lines;
 use super::transaction::{sample, transaction};
-use super::{App, Error, Principal};
+use super::{App, Error, Principal, quota};
 use crate::db::apply::{Effects, apply};
 use crate::db::insert::Prepared;
 use crate::db::snapshot::{self, Locked};
@@ -78,7 +78,8 @@ impl App {
         let results: Vec<Option<String>> = results.iter().map(|result| result.map(str::to_owned)).collect();
         self.spawned(async move {
             let mut connection = app.0.pool.acquire().await?;
-            let settled = queue::finish(&mut connection, &who.namespace, &who.subject, &leases, &results).await?;
+            let settled =
+                queue::finish(&mut connection, &who.namespace, &who.subject, &leases, &results).await?;
             drop(connection);
             if !settled.is_empty() {
                 let ended = settled.iter().filter_map(|place| leases.get(*place)).map(|lease| lease.task);
@@ -88,6 +89,7 @@ impl App {
                     released: [who.namespace.clone()].into(),
                     ..Effects::default()
                 };
+                app.learn_bounds(&effects).await;
                 app.publish(&effects);
             }
             Ok(settled.into_iter().collect())
@@ -144,7 +146,10 @@ async fn settle(
     report: &Checked,
 ) -> Result<Reported, Error> {
     let (goal, locked) = lock(connection, who, lease, report.plan.is_some()).await?;
-    if locked.held.is_none() || locked.lease() != lease || !lease::hold(connection, lease, &who.namespace, &who.subject).await? {
+    if locked.held.is_none()
+        || locked.lease() != lease
+        || !lease::hold(connection, lease, &who.namespace, &who.subject).await?
+    {
         return repeated(connection, who, lease, report).await;
     }
     let outcome = report.outcome.clone();
@@ -219,7 +224,9 @@ async fn repeated(
         Some(_) => Err(conflict()),
         None => match attempt::succeeded(connection, lease, &who.namespace, &who.subject).await? {
             Some(result)
-                if report.outcome == Outcome::Succeeded && report.plan.is_none() && report.result == result =>
+                if report.outcome == Outcome::Succeeded
+                    && report.plan.is_none()
+                    && report.result == result =>
             {
                 Ok(Reported { state: State::Succeeded })
             }
@@ -259,6 +266,15 @@ async fn insert_plan(
     let finish = finish_step(goal, planner, spec, prepared.is_empty())?;
     task::set_finish(connection, goal.id, finish.id).await?;
     prepared.push(finish);
+    // What can never fit must not be sent again and again.
+    if let Some(most) = quota::too_many(connection, &goal.namespace, prepared.len()).await? {
+        let detail = format!(
+            "holds {} tasks, the finish step among them; the namespace may have {most} open tasks in all",
+            prepared.len()
+        );
+        return Err(as_invalid(Error::field("/plan/tasks", detail)));
+    }
+    quota::check(connection, &goal.namespace, prepared.len(), &[]).await?;
     insert::tasks(connection, &goal.namespace, &prepared, effects).await?;
     Ok(i32::try_from(prepared.len()).unwrap_or(i32::MAX))
 }

@@ -100,6 +100,12 @@ pub(crate) async fn get(
     .transpose()
 }
 
+/// Whether a node drains.
+pub(crate) async fn draining(connection: &mut PgConnection, id: NodeId) -> sqlx::Result<bool> {
+    let draining = sqlx::query_scalar!("SELECT draining FROM orca.nodes WHERE id = $1", id.0);
+    Ok(draining.fetch_optional(connection).await?.unwrap_or_default())
+}
+
 /// A live node that takes work, and what it has free.
 pub(crate) async fn live(
     connection: &mut PgConnection,

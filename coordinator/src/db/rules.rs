@@ -86,10 +86,8 @@ pub(crate) async fn load(connection: &mut PgConnection, namespace: &str) -> sqlx
     )
     .fetch_all(connection)
     .await?;
-    let mut settings = Settings {
-        max_running: max_running.and_then(|max| u32::try_from(max).ok()),
-        queues: HashMap::new(),
-    };
+    let mut settings =
+        Settings { max_running: max_running.and_then(|max| u32::try_from(max).ok()), queues: HashMap::new() };
     let mut usage = Usage::default();
     for row in rows {
         let queue: &mut QueueRules = settings.queues.entry(row.queue.clone()).or_default();

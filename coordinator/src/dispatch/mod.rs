@@ -32,7 +32,7 @@ pub(crate) use condition::{
 pub(crate) use explain::{Explanation, InLine, ahead, explain, why};
 pub(crate) use fairness::Fairness;
 pub(crate) use lane::{Capacity, Flow, Labels, LaneKey, Line};
-pub(crate) use obstacle::Moment;
+pub(crate) use obstacle::{Moment, again_in};
 pub(crate) use rate::Bucket;
 pub(crate) use settings::{GroupRules, QueueRules, Settings};
 pub(crate) use usage::{GroupUsage, QueueUsage, Usage};

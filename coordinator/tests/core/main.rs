@@ -5,12 +5,15 @@
 mod attempts;
 mod cancel;
 mod claims;
+mod dispatch;
 mod events;
 mod goals;
 mod graph;
 mod idempotency;
 mod large;
+mod limits;
 mod nodes;
+mod quotas;
 mod retention;
 mod schedules;
 mod support;
