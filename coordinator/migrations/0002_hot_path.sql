@@ -137,7 +137,8 @@ $$;
 
 -- Grants the node tasks of these lanes, of each at most so many, and no more than it has slots for. One row a task; and
 -- for each lane one without a task, that says whether more stands in it and since when.
-CREATE FUNCTION orca.claim(p_node uuid, p_lanes integer[], p_wants integer[], p_most integer, p_lease_ms bigint)
+CREATE FUNCTION orca.claim(
+    p_node uuid, p_instance uuid, p_lanes integer[], p_wants integer[], p_most integer, p_lease_ms bigint)
     RETURNS TABLE (lane integer, token bigint, task uuid, attempt integer, max_attempts integer, step text, parent uuid,
                    has_dependencies boolean, deadline_ms bigint, spec text, waiting_since timestamptz)
     LANGUAGE plpgsql SET plan_cache_mode = 'force_generic_plan' AS $$
@@ -159,12 +160,14 @@ DECLARE
     v_segment record;
     v_ids uuid[];
 BEGIN
-    SELECT * INTO v_node FROM orca.nodes n WHERE n.id = p_node;
+    -- A node's claims one after the other: its slots are counted, and it may begin to drain, or be replaced, meanwhile.
+    SELECT * INTO v_node FROM orca.nodes n WHERE n.id = p_node FOR NO KEY UPDATE;
     PERFORM pg_advisory_xact_lock(7024421, u.lane)
         FROM (SELECT DISTINCT x.lane FROM unnest(p_lanes) AS x(lane) ORDER BY 1) AS u;
-    SELECT CASE WHEN v_node.draining THEN 0 ELSE least(v_most, v_node.slots - coalesce(sum(g.open), 0)) END INTO v_most
-        FROM orca.grants g WHERE g.node = p_node AND g.open > 0;
     PERFORM orca.lock_limits(v_node.namespace, p_lanes);
+    SELECT CASE WHEN v_node.draining OR v_node.instance IS DISTINCT FROM p_instance THEN 0
+                ELSE least(v_most, v_node.slots - coalesce(sum(g.open), 0)) END INTO v_most
+        FROM orca.grants g WHERE g.node = p_node AND g.open > 0;
     v_now := orca.now();
     FOR i IN 1 .. cardinality(p_lanes) LOOP
         v_lane := p_lanes[i];
@@ -239,10 +242,17 @@ CREATE FUNCTION orca.finish(p_namespace text, p_subject text, p_tasks uuid[], p_
     LANGUAGE plpgsql SET plan_cache_mode = 'force_generic_plan' AS $$
 DECLARE
     v_now timestamptz;
+    v_locked bigint;
 BEGIN
-    -- In the order of tokens, so that two of these wait for each other but never in a circle.
-    PERFORM FROM orca.grants g WHERE g.token = ANY (SELECT DISTINCT u FROM unnest(p_tokens) AS u)
-        ORDER BY g.token, g.part FOR NO KEY UPDATE;
+    LOOP
+        -- In the order of tokens, so that two of these wait for each other but never in a circle.
+        PERFORM FROM orca.grants g WHERE g.token = ANY (SELECT DISTINCT u FROM unnest(p_tokens) AS u)
+            ORDER BY g.token, g.part FOR NO KEY UPDATE;
+        GET DIAGNOSTICS v_locked = ROW_COUNT;
+        -- Whoever held one of them may have set a part of it aside, which is not locked then.
+        EXIT WHEN v_locked >= (SELECT count(*) FROM orca.grants g
+                               WHERE g.token = ANY (SELECT DISTINCT u FROM unnest(p_tokens) AS u));
+    END LOOP;
     v_now := orca.now();
     RETURN QUERY
     WITH held AS MATERIALIZED (
@@ -272,10 +282,18 @@ END $$;
 -- Whether this lease stands and is held by a node of this subject. Keeps it from being released until the transaction ends.
 CREATE FUNCTION orca.hold(p_namespace text, p_subject text, p_task uuid, p_token bigint) RETURNS boolean
     LANGUAGE plpgsql SET plan_cache_mode = 'force_generic_plan' AS $$
+DECLARE
+    v_held boolean;
 BEGIN
-    PERFORM FROM orca.grants g JOIN orca.nodes n ON n.id = g.node AND n.namespace = p_namespace AND n.subject = p_subject
-    WHERE g.token = p_token AND g.open > 0 AND g.expires_at > orca.now() AND p_task = ANY (g.tasks) FOR SHARE OF g;
-    RETURN FOUND AND NOT EXISTS (SELECT FROM orca.done d WHERE d.task = p_task);
+    -- Twice, because a renewal that was waited for may have set the task aside in another row of the grant.
+    FOR i IN 1 .. 2 LOOP
+        PERFORM FROM orca.grants g
+            JOIN orca.nodes n ON n.id = g.node AND n.namespace = p_namespace AND n.subject = p_subject
+        WHERE g.token = p_token AND g.open > 0 AND g.expires_at > orca.now() AND p_task = ANY (g.tasks) FOR SHARE OF g;
+        v_held := FOUND;
+        EXIT WHEN v_held;
+    END LOOP;
+    RETURN v_held AND NOT EXISTS (SELECT FROM orca.done d WHERE d.task = p_task);
 END $$;
 
 -- Makes the end of these tasks, where a node holds them, go the long way.

@@ -20,6 +20,7 @@ pub(super) fn list() -> OpenApiRouter<Api> {
         .routes(routes!(health::openapi))
         .routes(routes!(task::enqueue))
         .routes(routes!(task::get))
+        .routes(routes!(task::why))
         .routes(routes!(task::cancel))
         .routes(routes!(task::retry))
         .routes(routes!(artifact::list))

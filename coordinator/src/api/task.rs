@@ -8,6 +8,7 @@ use orca_proto::ids::TaskId;
 use orca_proto::page::Page;
 use orca_proto::spec::NewTask;
 use orca_proto::task::{Cancellation, Task, TaskFilter, TaskSummary};
+use orca_proto::why::Why;
 
 use super::auth::OperatorAuth;
 use super::extract::{IdempotencyKey, Json, NoBody, Path, Query};
@@ -75,6 +76,27 @@ pub(super) async fn get(
     Path(id): Path<TaskId>,
 ) -> Result<Json<Task>, Refusal> {
     Ok(Json(app.task_get(&who, id).await?))
+}
+
+/// Explain why a task is not running
+///
+/// The very conditions that dispatch decides by, each with its facts, as of one instant; what keeps the task from running
+/// comes first. For a task that runs, who holds it; for one that ended, how.
+#[utoipa::path(
+    get,
+    path = "/v1/tasks/{id}/why",
+    tag = "tasks",
+    operation_id = "explain_task",
+    params(("id" = TaskId, Path, description = "The task's id.")),
+    security(("bearer" = ["operator"])),
+    responses((status = 200, description = "Why", body = Why)),
+)]
+pub(super) async fn why(
+    OperatorAuth(who): OperatorAuth,
+    State(app): State<App>,
+    Path(id): Path<TaskId>,
+) -> Result<Json<Why>, Refusal> {
+    Ok(Json(app.task_why(&who, id).await?))
 }
 
 /// Cancel a task

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use orca_proto::duration::Span;
-use orca_proto::ids::{FencingToken, NodeId, TaskId};
+use orca_proto::ids::{FencingToken, InstanceId, NodeId, TaskId};
 use orca_proto::limits;
 use orca_proto::node::{ClaimRequest, Claimed, Grant};
 use orca_proto::problem::Kind;
@@ -16,6 +16,7 @@ use tokio::time::Instant;
 use super::check::Check;
 use super::lines::millicpus;
 use super::node::{check_owner, role_of};
+use super::transaction::statement;
 use super::waiting::{Waiter, Wanting};
 use super::{App, Error, Principal};
 use crate::db::apply::role_word;
@@ -34,6 +35,8 @@ const LANES: usize = 64;
 /// How often a claim looks again when what it chose was gone.
 const LOOKS: usize = 3;
 
+/// When a claim that was refused what it chose looks again: the node's slots are all lent, and who knows until when.
+const REFUSED: Duration = Duration::from_secs(1);
 /// The longest that a claim waits for a rate by itself.
 const SOON: Duration = Duration::from_secs(1);
 /// The shortest.
@@ -47,6 +50,8 @@ struct Found {
     grants: Vec<Grant<Box<RawValue>>>,
     /// When there may be more, as far as that is known.
     again_in: Option<Duration>,
+    /// There was something that the database refused: the node has no slots left, or a limit is not known here yet.
+    refused: bool,
 }
 
 /// Grants whose specs are the text as it was stored.
@@ -92,6 +97,7 @@ impl App {
             }
             let again = Instant::now() + found.again_in.unwrap_or(HOLD);
             let armed = found.again_in.and_then(|_| self.0.signals.arm(&asker.namespace, again));
+            let until = if found.refused { deadline.min(Instant::now() + REFUSED) } else { deadline };
             tokio::select! {
                 () = waiter.woken() => {}
                 () = tokio::time::sleep_until(again), if armed.is_some() => {
@@ -99,7 +105,7 @@ impl App {
                     let lanes = self.0.lines.bounded_lanes(&asker.namespace);
                     self.0.signals.wake_any(lanes.iter().map(|(_, lane)| lane.as_ref()));
                 }
-                () = tokio::time::sleep_until(deadline) => return Ok(nothing),
+                () = tokio::time::sleep_until(until) => if until >= deadline { return Ok(nothing) },
                 () = self.0.shutdown.cancelled() => return Ok(nothing),
             }
             if waiter.drained() {
@@ -126,6 +132,15 @@ impl App {
         }
         if known.role != role_word(role) {
             return Err(Error::refused(Kind::Forbidden, "the node was registered with another role"));
+        }
+        // Hardly ever: a node names the same queues all its life.
+        if known.queues != request.queues {
+            let (app, queues) = (self.clone(), request.queues.clone());
+            self.spawned(async move {
+                let mut connection = app.0.pool.acquire().await?;
+                Ok(node::serves(&mut connection, id, &queues).await?)
+            })
+            .await?;
         }
         let node = Asker {
             name: known.name,
@@ -172,7 +187,7 @@ impl App {
             if picks.is_empty() {
                 break;
             }
-            let (granted, left) = self.grant(asker.id, &picks, request.slots).await?;
+            let (granted, left) = self.grant((asker.id, request.instance), &picks, request.slots).await?;
             lines.left(&look, &left);
             let more = left.iter().filter(|lane| lane.since.is_some());
             let more: Vec<_> = more.filter_map(|lane| Some((lane.lane, lines.key(lane.lane)?))).collect();
@@ -185,6 +200,7 @@ impl App {
                 continue;
             }
             // There may be more than fits here, and others who wait for it.
+            waiter.leave();
             more.iter().for_each(|(_, lane)| signals.wake_claim(lane));
             if known.settings.is_bounded() {
                 let lanes = lines.bounded_lanes(&asker.namespace);
@@ -195,6 +211,7 @@ impl App {
             found.grants = grants.collect::<Result<_, Error>>()?;
             break;
         }
+        found.refused = !refused.is_empty();
         for lane in refused.values() {
             signals.wake_after(lane, waiter);
         }
@@ -204,7 +221,7 @@ impl App {
     /// Takes what was chosen, at most `slots` tasks of it.
     async fn grant(
         &self,
-        node: NodeId,
+        node: (NodeId, InstanceId),
         picks: &[Pick],
         slots: u32,
     ) -> Result<(Vec<queue::Granted>, Vec<queue::Left>), Error> {
@@ -222,8 +239,9 @@ impl App {
             let app = self.clone();
             let taken = self
                 .spawned(async move {
-                    let mut connection = app.0.pool.acquire().await?;
-                    Ok(queue::claim(&mut connection, node, &lanes, &wants, most, app.0.lease).await?)
+                    statement!(app, |connection| {
+                        queue::claim(connection, node, &lanes, &wants, most, app.0.lease).await
+                    })
                 })
                 .await;
             match taken {

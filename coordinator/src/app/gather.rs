@@ -13,7 +13,9 @@ use tokio::sync::{Semaphore, oneshot};
 
 use super::graph::same_lane;
 use super::lines::lane_of;
+use super::transaction::statement;
 use super::{App, Error, Principal};
+use crate::db::Time;
 use crate::db::apply::Effects;
 use crate::db::insert::{self, Prepared};
 use crate::db::queue::{self, Plain};
@@ -169,11 +171,9 @@ async fn commit(app: &App, taken: Vec<Request>) {
         all.append(request.plain);
         answers.push(request.answer);
     }
-    let written = async {
-        let mut connection = app.0.pool.acquire().await?;
-        queue::enqueue_plain(&mut connection, &all).await
-    };
-    match written.await {
+    let written: Result<Time, Error> =
+        statement!(app, |connection| { queue::enqueue_plain(connection, &all).await });
+    match written {
         Ok(at) => {
             let mut effects = Effects { events: true, ..Effects::default() };
             for lane in &all.lanes {
@@ -187,7 +187,7 @@ async fn commit(app: &App, taken: Vec<Request>) {
         }
         Err(error) => {
             let message = error.to_string();
-            let mut errors = vec![Error::from(error)];
+            let mut errors = vec![error];
             for answer in answers {
                 let error = errors.pop().unwrap_or_else(|| {
                     tracing::debug!(error = message, "enqueues that came together failed together");

@@ -135,11 +135,14 @@ impl Lines {
         if whole {
             state.waiting.retain(|_, held| held.version > version);
         }
+        state.version += 1;
+        let seen = state.version;
         for lane in waiting {
             state.learn(lane.id, lane.key);
-            let fresh =
-                Held { since_us: lane.since.0.as_microsecond(), waiting: lane.waiting.max(1), version };
-            state.waiting.entry(lane.id).or_insert(fresh);
+            let fresh = Held { since_us: lane.since.0.as_microsecond(), waiting: lane.waiting.max(1), version: seen };
+            let held = state.waiting.entry(lane.id).or_insert(fresh);
+            // A claim that is under way may have looked before these came in line: it must not take the lane for empty.
+            held.version = seen;
         }
     }
 
@@ -256,4 +259,33 @@ pub(crate) fn lane_of(namespace: &str, task: &NewTask) -> LaneKey {
 )]
 pub(crate) fn millicpus(cpus: f64) -> u64 {
     (cpus.max(0.0) * 1_000.0).ceil() as u64
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::db::Time;
+
+    #[test]
+    fn what_came_in_line_while_a_claim_looked_is_not_taken_for_gone() {
+        let lines = Lines::default();
+        let key = || lane_of("n", &NewTask::new("image"));
+        let seen = || {
+            let since = Time(jiff::Timestamp::UNIX_EPOCH);
+            vec![Waiting { id: 7, key: key(), since, waiting: 1 }]
+        };
+        let empty = [Left { lane: 7, granted: 0, since: None }];
+        lines.learn(7, key());
+        for whole in [false, true] {
+            assert!(lines.entered(7, 1, 0));
+            let look = lines.look("n", Role::Work);
+            // Meanwhile another coordinator puts a task in, and this one hears of it.
+            lines.refresh(lines.version(), seen(), whole);
+            lines.left(&look, &empty);
+            assert_eq!(lines.look("n", Role::Work).lines.len(), 1);
+        }
+        let look = lines.look("n", Role::Work);
+        lines.left(&look, &empty);
+        assert!(lines.look("n", Role::Work).lines.is_empty());
+    }
 }

@@ -47,6 +47,7 @@ mod task;
 pub(crate) mod transaction;
 mod unique;
 mod waiting;
+mod why;
 
 pub(crate) use cancel::cancel_under;
 pub use event::{EventCursor, EventCursorError};

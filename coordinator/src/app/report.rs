@@ -17,7 +17,7 @@ use super::check::{Check, aside};
 use super::enqueue::fingerprint;
 use super::graph::{Place, check_dates, prepare};
 use super::lines::Lines;
-use super::transaction::{sample, transaction};
+use super::transaction::{sample, statement, transaction};
 use super::{App, Error, Principal, quota};
 use crate::db::apply::{Effects, apply};
 use crate::db::insert::Prepared;
@@ -77,10 +77,9 @@ impl App {
         let leases = leases.to_vec();
         let results: Vec<Option<String>> = results.iter().map(|result| result.map(str::to_owned)).collect();
         self.spawned(async move {
-            let mut connection = app.0.pool.acquire().await?;
-            let settled =
-                queue::finish(&mut connection, &who.namespace, &who.subject, &leases, &results).await?;
-            drop(connection);
+            let settled = statement!(app, |connection| {
+                queue::finish(connection, &who.namespace, &who.subject, &leases, &results).await
+            })?;
             if !settled.is_empty() {
                 let ended = settled.iter().filter_map(|place| leases.get(*place)).map(|lease| lease.task);
                 let effects = Effects {

@@ -43,6 +43,28 @@ macro_rules! transaction {
 }
 pub(crate) use transaction;
 
+/// Runs `$body`, one statement, on a connection, again when Postgres gave it up. Must run inside [`App::spawned`].
+macro_rules! statement {
+    ($app:expr, |$connection:ident| $body:expr) => {{
+        let mut tries = 0_u32;
+        loop {
+            tries += 1;
+            let result: Result<_, $crate::error::Error> = async {
+                let mut acquired = $app.0.pool.acquire().await?;
+                let $connection: &mut sqlx::PgConnection = &mut acquired;
+                let result: sqlx::Result<_> = async { $body }.await;
+                Ok(result?)
+            }
+            .await;
+            match result {
+                Err(error) if error.is_contention() && tries < $crate::app::transaction::TRIES => {}
+                ended => break ended,
+            }
+        }
+    }};
+}
+pub(crate) use statement;
+
 impl App {
     /// Runs `work` on a task of its own, so that it comes to its end even when the caller is dropped half-way.
     pub(crate) async fn spawned<T: Send + 'static>(

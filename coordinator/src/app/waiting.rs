@@ -174,7 +174,16 @@ impl Waiter<'_> {
         }
     }
 
+    /// Waits no more: what is left is for others. A signal that came meanwhile is passed on.
+    pub(crate) fn leave(&self) {
+        let left = self.signals.waiters().claims.remove(&self.id);
+        if left.is_some_and(|claim| claim.signalled) {
+            self.signals.dropped.notify_one();
+        }
+    }
+
     /// Whether it was signalled and has not taken the signal.
+    #[cfg(test)]
     fn unused(&self) -> bool {
         self.signals.waiters().claims.get(&self.id).is_some_and(|claim| claim.signalled)
     }
@@ -182,12 +191,7 @@ impl Waiter<'_> {
 
 impl Drop for Waiter<'_> {
     fn drop(&mut self) {
-        let unused = self.unused();
-        self.signals.waiters().claims.remove(&self.id);
-        if unused {
-            // What it was woken for is somebody else's now.
-            self.signals.dropped.notify_one();
-        }
+        self.leave();
     }
 }
 

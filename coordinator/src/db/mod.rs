@@ -36,6 +36,7 @@ pub(crate) mod snapshot;
 pub(crate) mod task;
 pub(crate) mod timer;
 pub(crate) mod unique;
+pub(crate) mod why;
 
 /// Microseconds from 1970 to Postgres' own epoch, 2000-01-01.
 const EPOCH: i64 = 946_684_800_000_000;

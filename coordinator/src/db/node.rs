@@ -78,6 +78,8 @@ pub(crate) struct Claiming {
     pub(crate) instance: Uuid,
     pub(crate) role: String,
     pub(crate) labels: Labels,
+    /// The queues that its claims name; all when empty.
+    pub(crate) queues: Vec<String>,
 }
 
 /// One node of a namespace.
@@ -87,7 +89,7 @@ pub(crate) async fn get(
     id: NodeId,
 ) -> sqlx::Result<Option<Claiming>> {
     let row = sqlx::query!(
-        r#"SELECT name, subject, instance, role, labels::text AS "labels!" FROM orca.nodes WHERE id = $1 AND namespace = $2"#,
+        r#"SELECT name, subject, instance, role, labels::text AS "labels!", queues FROM orca.nodes WHERE id = $1 AND namespace = $2"#,
         id.0,
         namespace
     )
@@ -95,7 +97,14 @@ pub(crate) async fn get(
     .await?;
     row.map(|row| {
         let labels = from_json(&row.labels, "nodes.labels")?;
-        Ok(Claiming { name: row.name, subject: row.subject, instance: row.instance, role: row.role, labels })
+        Ok(Claiming {
+            name: row.name,
+            subject: row.subject,
+            instance: row.instance,
+            role: row.role,
+            labels,
+            queues: row.queues,
+        })
     })
     .transpose()
 }
@@ -104,6 +113,14 @@ pub(crate) async fn get(
 pub(crate) async fn draining(connection: &mut PgConnection, id: NodeId) -> sqlx::Result<bool> {
     let draining = sqlx::query_scalar!("SELECT draining FROM orca.nodes WHERE id = $1", id.0);
     Ok(draining.fetch_optional(connection).await?.unwrap_or_default())
+}
+
+/// Notes which queues a node serves, for those who ask why nobody takes a task.
+pub(crate) async fn serves(connection: &mut PgConnection, id: NodeId, queues: &[String]) -> sqlx::Result<()> {
+    sqlx::query!("UPDATE orca.nodes SET queues = $2 WHERE id = $1 AND queues <> $2", id.0, queues)
+        .execute(connection)
+        .await
+        .map(drop)
 }
 
 /// A live node that takes work, and what it has free.

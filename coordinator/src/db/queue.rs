@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use orca_proto::ids::NodeId;
+use orca_proto::ids::{InstanceId, NodeId};
 use orca_proto::node::LeaseRef;
 use sqlx::PgConnection;
 use uuid::Uuid;
@@ -88,10 +88,10 @@ pub(crate) async fn line_up(connection: &mut PgConnection, lanes: &[i32], ids: &
         .map(drop)
 }
 
-/// Grants the node at most `most` tasks, of each lane at most as many as told. Answers them, and how each lane was left.
+/// Grants the node, if this instance still is the node's, at most `most` tasks, of each lane at most as many as told. Answers them, and how each lane was left.
 pub(crate) async fn claim(
     connection: &mut PgConnection,
-    node: NodeId,
+    (node, instance): (NodeId, InstanceId),
     lanes: &[i32],
     wants: &[i32],
     most: i32,
@@ -100,8 +100,9 @@ pub(crate) async fn claim(
     let rows = sqlx::query!(
         r#"SELECT lane AS "lane!", token, task, attempt, max_attempts, step, parent, has_dependencies, deadline_ms, spec,
                   waiting_since AS "waiting_since: Time"
-           FROM orca.claim($1, $2, $3, $4, $5)"#,
+           FROM orca.claim($1, $2, $3, $4, $5, $6)"#,
         node.0,
+        instance.0,
         lanes,
         wants,
         most,

@@ -72,6 +72,7 @@ struct Row {
     schedule_to_start_ms: Option<i64>,
     unique: bool,
     early: bool,
+    overdue: bool,
 }
 
 /// Locks and reads these tasks, in the order of their ids; ids that do not exist are passed over.
@@ -86,7 +87,8 @@ pub(crate) async fn lock(connection: &mut PgConnection, ids: &[TaskId]) -> sqlx:
                   t.state, t.step, t.attempt, t.attempts_used, t.max_attempts, t.runtime_errors,
                   t.open_dependencies, t.open_gates, t.open_children, t.child_failure, t.cancel_requested,
                   t.on_dependency_failure, t.on_child_failure, t.retry, t.schedule_to_start_ms,
-                  t.unique_key IS NOT NULL AS "unique!", coalesce(t.run_at > orca.now(), false) AS "early!"
+                  t.unique_key IS NOT NULL AS "unique!", coalesce(t.run_at > orca.now(), false) AS "early!",
+                  coalesce(t.deadline <= orca.now(), false) AS "overdue!"
            FROM orca.tasks t JOIN orca.lanes l ON l.id = t.lane WHERE t.id = ANY($1) ORDER BY t.id FOR UPDATE OF t"#,
         &ids
     )
@@ -214,6 +216,7 @@ fn locked(row: Row, held: Option<Held>, done: bool, started: bool) -> sqlx::Resu
             None => orca_proto::spec::Retry { max_attempts: row.max_attempts, ..Default::default() },
         },
         early: row.early,
+        overdue: row.overdue,
     };
     Ok(Locked {
         id: TaskId(row.id),

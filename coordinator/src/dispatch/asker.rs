@@ -53,6 +53,14 @@ impl Fleet {
         fleet
     }
 
+    /// Whether a live node has all that the lane requires, and serves its queue.
+    pub(crate) fn may_take(&self, lane: &LaneKey) -> bool {
+        let suits = |(labels, queues): &(Labels, BTreeSet<String>)| {
+            serves(queues, lane.flow.queue()) && meets(&lane.requires, labels)
+        };
+        self.kinds.iter().any(suits)
+    }
+
     /// Whether a live node has all that the lane requires and all that it prefers, and serves its queue.
     pub(crate) fn has_preferred(&self, lane: &LaneKey) -> bool {
         let suits = |(labels, queues): &(Labels, BTreeSet<String>)| {

@@ -31,6 +31,16 @@ pub(crate) fn dependency(on: TaskId, name: &str, state: State) -> Condition {
     )
 }
 
+/// It waits for so many tasks beside those that were named.
+pub(crate) fn further(count: u64) -> Condition {
+    condition(
+        ConditionKind::Dependency,
+        true,
+        format!("it waits for {} besides", words::tasks(count)),
+        [("count", json!(count))],
+    )
+}
+
 /// It waits for somebody to approve it, at most until `until`.
 pub(crate) fn approval(prompt: Option<&str>, until: Option<Timestamp>, now: Timestamp) -> Condition {
     let asked = prompt.map(|prompt| format!(": “{prompt}”")).unwrap_or_default();

@@ -27,7 +27,7 @@ mod tests;
 pub(crate) use asker::{Asker, Fleet};
 pub(crate) use choose::{Pick, choose};
 pub(crate) use condition::{
-    approval, backoff, cancel_requested, children, dependency, due, ended, held_by, signal,
+    approval, backoff, cancel_requested, children, dependency, due, ended, further, held_by, signal,
 };
 pub(crate) use explain::{Explanation, InLine, ahead, explain, why};
 pub(crate) use fairness::Fairness;

@@ -77,7 +77,8 @@ fn failed(task: &Snapshot, mut change: Change, outcome: &Outcome, sample: f64) -
     } else {
         task.attempt < task.retry.max_attempts && worth_another(&task.retry, outcome)
     };
-    if !again {
+    // The timer of its deadline may have gone off while it ran: nothing would end it later.
+    if !again || task.overdue {
         return change.ends(State::Failed, outcome.to_string());
     }
     let number = if engine_at_fault(task, outcome) { change.runtime_errors } else { task.attempt };

@@ -58,6 +58,8 @@ pub struct Snapshot {
     pub retry: Retry,
     /// Whether its `run_at` lies ahead.
     pub early: bool,
+    /// Whether its deadline has passed.
+    pub overdue: bool,
 }
 
 /// What happened.
@@ -233,6 +235,7 @@ impl Snapshot {
             on_child_failure: spec.on_child_failure,
             retry: spec.retry.clone(),
             early,
+            overdue: false,
         }
     }
 }

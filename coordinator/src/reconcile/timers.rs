@@ -47,7 +47,7 @@ async fn turn(app: &App) -> Result<usize, Error> {
         .await
 }
 
-/// What a timer makes of its task. One that stays as it is goes back to the others: it may have more timers.
+/// What a timer makes of its task. One that has not ended goes back to the others: it may have more timers.
 async fn went_off(
     connection: &mut PgConnection,
     task: Locked,
@@ -63,8 +63,10 @@ async fn went_off(
         Ok(change) => {
             tracing::info!(task.id = %task.id, timer = due.kind, task.state = %change.state, "a timer went off");
             effects.events = true;
-            if change.state == task.snapshot.state {
+            // It may have more timers that have gone off: none may be forgotten.
+            if !change.state.is_terminal() {
                 let mut after = task.clone();
+                after.snapshot.state = change.state;
                 after.snapshot.open_gates = change.open_gates;
                 others.push(after);
             }

@@ -159,6 +159,8 @@ fn with_many_flows_and_one_slot_each_has_its_turn() {
 }
 
 proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
     #[test]
     fn shares_come_to_the_weights_within_one_percent(
         weights in proptest::collection::vec(1_u32..=50, 2..8),
