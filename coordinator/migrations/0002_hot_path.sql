@@ -159,12 +159,14 @@ DECLARE
     v_since timestamptz;
     v_segment record;
     v_ids uuid[];
+    v_rated boolean;
 BEGIN
     -- A node's claims one after the other: its slots are counted, and it may begin to drain, or be replaced, meanwhile.
     SELECT * INTO v_node FROM orca.nodes n WHERE n.id = p_node FOR NO KEY UPDATE;
     PERFORM pg_advisory_xact_lock(7024421, u.lane)
         FROM (SELECT DISTINCT x.lane FROM unnest(p_lanes) AS x(lane) ORDER BY 1) AS u;
     PERFORM orca.lock_limits(v_node.namespace, p_lanes);
+    v_rated := EXISTS (SELECT FROM orca.queues q WHERE q.namespace = v_node.namespace AND q.rate_tasks IS NOT NULL);
     SELECT CASE WHEN v_node.draining OR v_node.instance IS DISTINCT FROM p_instance THEN 0
                 ELSE least(v_most, v_node.slots - coalesce(sum(g.open), 0)) END INTO v_most
         FROM orca.grants g WHERE g.node = p_node AND g.open > 0;
@@ -203,6 +205,8 @@ BEGIN
                            coalesce(array_agg(p.id ORDER BY p.place), '{}'),
                            coalesce(array_agg(p.id) FILTER (WHERE NOT p.plain), '{}')
                     FROM picked p),
+                freed AS (
+                    DELETE FROM orca.unique_keys k USING picked p WHERE NOT p.plain AND k.task = p.id AND k.queued),
                 told AS (
                     INSERT INTO orca.events (namespace, kind, at, tasks, state, attempt, token, node)
                     SELECT v_node.namespace, 'orca.task.state', v_now, array_agg(p.id ORDER BY p.place), 'running',
@@ -223,60 +227,61 @@ BEGIN
                 EXIT;
             END IF;
         END LOOP;
-        IF v_of_lane > 0 THEN
+        IF v_of_lane > 0 AND v_rated THEN
             PERFORM orca.spend(v_lane, v_of_lane);
         END IF;
         RETURN QUERY SELECT v_lane, NULL::bigint, NULL::uuid, v_of_lane, NULL::integer, NULL::text, NULL::uuid, NULL::boolean,
                             NULL::bigint, NULL::text, v_since;
     END LOOP;
-    DELETE FROM orca.unique_keys k
-    WHERE k.queued AND k.task = ANY (
-        SELECT unnest(g.special) FROM orca.grants g WHERE g.node = p_node AND g.open > 0 AND g.granted_at = v_now
-          AND g.special <> '{}');
 END $$;
 
 -- Settles attempts that succeeded and of which nothing else follows; answers the places (from 1) of those it settled. The
 -- others are for the long way.
 CREATE FUNCTION orca.finish(p_namespace text, p_subject text, p_tasks uuid[], p_tokens bigint[], p_results text[])
     RETURNS SETOF bigint
-    LANGUAGE plpgsql SET plan_cache_mode = 'force_generic_plan' AS $$
+    -- The planner cannot know how long the arrays are, and would compare each with each.
+    LANGUAGE plpgsql SET plan_cache_mode = 'force_generic_plan' SET enable_nestloop = 'off' AS $$
 DECLARE
     v_now timestamptz;
+    v_tokens bigint[] := ARRAY(SELECT DISTINCT u FROM unnest(p_tokens) AS u);
     v_locked bigint;
+    v_done uuid[] := '{}';
 BEGIN
     LOOP
         -- In the order of tokens, so that two of these wait for each other but never in a circle.
-        PERFORM FROM orca.grants g WHERE g.token = ANY (SELECT DISTINCT u FROM unnest(p_tokens) AS u)
-            ORDER BY g.token, g.part FOR NO KEY UPDATE;
+        PERFORM FROM orca.grants g WHERE g.token = ANY (v_tokens) ORDER BY g.token, g.part FOR NO KEY UPDATE;
         GET DIAGNOSTICS v_locked = ROW_COUNT;
         -- Whoever held one of them may have set a part of it aside, which is not locked then.
-        EXIT WHEN v_locked >= (SELECT count(*) FROM orca.grants g
-                               WHERE g.token = ANY (SELECT DISTINCT u FROM unnest(p_tokens) AS u));
+        EXIT WHEN v_locked >= (SELECT count(*) FROM orca.grants g WHERE g.token = ANY (v_tokens));
     END LOOP;
+    -- Whoever settles an attempt holds its grant's lock: so what is not in `done` now does not come there meanwhile.
+    IF EXISTS (SELECT FROM orca.grants g WHERE g.token = ANY (v_tokens) AND g.open < cardinality(g.tasks)) THEN
+        v_done := ARRAY(SELECT d.task FROM orca.done d WHERE d.task = ANY (p_tasks));
+    END IF;
     v_now := orca.now();
     RETURN QUERY
     WITH held AS MATERIALIZED (
         SELECT w.place, w.task, w.result, g.token, g.part, g.node, g.granted_at
-        FROM unnest(p_tasks, p_tokens, p_results) WITH ORDINALITY AS w(task, token, result, place)
-        JOIN orca.grants g ON g.token = w.token AND g.open > 0 AND g.expires_at > v_now
-            AND w.task = ANY (g.tasks) AND NOT w.task = ANY (g.special)
-        JOIN orca.nodes n ON n.id = g.node AND n.namespace = p_namespace AND n.subject = p_subject),
+        FROM orca.grants g
+        JOIN orca.nodes n ON n.id = g.node AND n.namespace = p_namespace AND n.subject = p_subject
+        CROSS JOIN LATERAL unnest(g.tasks) AS x(task)
+        JOIN unnest(p_tasks, p_tokens, p_results) WITH ORDINALITY AS w(task, token, result, place)
+            ON w.task = x.task AND w.token = g.token
+        -- The sum keeps the planner to the tokens' index.
+        WHERE g.token = ANY (v_tokens) AND g.open + 0 > 0 AND g.expires_at + interval '0' > v_now
+          AND (g.special = '{}' OR NOT x.task = ANY (g.special)) AND (v_done = '{}' OR NOT x.task = ANY (v_done))),
     settled AS (
         INSERT INTO orca.done (task, token, node, granted_at, finished_at, result)
-        SELECT h.task, h.token, h.node, h.granted_at, v_now, h.result FROM held h ORDER BY h.place
-        ON CONFLICT DO NOTHING RETURNING task),
-    -- An array, so that the planner, which cannot know how many there are, compares them by a hash.
-    fresh AS MATERIALIZED (
-        SELECT h.place, h.task, h.token, h.part, h.node FROM held h WHERE h.task = ANY (ARRAY(SELECT s.task FROM settled s))),
+        SELECT h.task, h.token, h.node, h.granted_at, v_now, h.result FROM held h ORDER BY h.place),
     counted AS (
         UPDATE orca.grants g SET open = g.open - f.count
-        FROM (SELECT f.token, f.part, count(*) AS count FROM fresh f GROUP BY 1, 2) AS f
-        WHERE g.token = f.token AND g.part = f.part),
+        FROM (SELECT f.token, f.part, count(*) AS count FROM held f GROUP BY 1, 2) AS f
+        WHERE g.token = ANY (v_tokens) AND g.token = f.token AND g.part = f.part),
     told AS (
         INSERT INTO orca.events (namespace, kind, at, tasks, attempt, token, node)
         SELECT p_namespace, 'done', v_now, array_agg(f.task ORDER BY f.place), 1, f.token, f.node
-        FROM fresh f GROUP BY f.token, f.node)
-    SELECT f.place FROM fresh f;
+        FROM held f GROUP BY f.token, f.node)
+    SELECT f.place FROM held f;
 END $$;
 
 -- Whether this lease stands and is held by a node of this subject. Keeps it from being released until the transaction ends.

@@ -124,7 +124,7 @@ pub struct QueueSettings {
     /// How long a node may be silent before its tasks go to another; 1s to 1h
     #[arg(long, env = "ORCA_LEASE", default_value = "30s", value_name = "DURATION")]
     pub lease: Span,
-    /// How long ended tasks are kept; 1m to 10 years
+    /// How long ended tasks are kept, and up to an eighth of it longer (an hour at the least); 1m to 10 years
     #[arg(long, env = "ORCA_RETENTION", default_value = "168h", value_name = "DURATION")]
     pub retention: Span,
 }

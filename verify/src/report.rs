@@ -4,14 +4,14 @@ use std::collections::BTreeMap;
 use std::fmt::Write;
 
 use crate::checker::Verdict;
-use crate::history::{Answer, Call, History, Phase, What};
+use crate::history::{Answer, Call, History, Line, Phase, What};
 use crate::load::HUNG_UP;
 
 /// Violations of one check that are shown.
 const SHOWN: usize = 3;
 /// Lines of a violation that are shown, and characters of each.
 const LINES: usize = 6;
-const WIDTH: usize = 400;
+const WIDTH: usize = 500;
 
 /// The load, the faults by kind, and tasks by their end.
 #[must_use]
@@ -102,12 +102,28 @@ pub fn verdicts(history: &History, verdicts: &[Verdict]) -> String {
             for violation in check.violations.iter().take(SHOWN) {
                 let _ = writeln!(text, "       {}", violation.what);
                 for position in violation.lines.iter().take(LINES) {
-                    let line = history.lines.get(*position).and_then(|line| serde_json::to_string(line).ok());
-                    let line: String = line.unwrap_or_default().chars().take(WIDTH).collect();
+                    let line = history.lines.get(*position).map(short).unwrap_or_default();
                     let _ = writeln!(text, "         line {}: {line}", position + 1);
                 }
             }
         }
     }
     text
+}
+
+/// A line, in as many characters as are worth reading; of a task its state and its attempts.
+fn short(line: &Line) -> String {
+    let text = match &line.what {
+        What::Task { task, .. } => serde_json::to_string(&serde_json::json!({
+            "at": line.at,
+            "task": task.summary.id,
+            "queue": task.summary.queue,
+            "state": task.summary.state,
+            "finished_at": task.summary.finished_at,
+            "depends_on": task.depends_on,
+            "attempts": task.attempts,
+        })),
+        _ => serde_json::to_string(line),
+    };
+    text.unwrap_or_default().chars().take(WIDTH).collect()
 }

@@ -16,6 +16,8 @@ use crate::{clock, dump, fault};
 
 /// How long what is left may take to end. What has not ended then is for the checker to tell.
 const DRAIN: Duration = Duration::from_secs(60);
+/// The same where a guard is missing: what hangs then need not be waited for.
+const SABOTAGED_DRAIN: Duration = Duration::from_secs(12);
 /// How long a lease lasts in a run.
 const LEASE: Duration = Duration::from_secs(2);
 
@@ -79,7 +81,8 @@ async fn work(settings: &Settings, system: &Arc<System>, recorder: &Recorder) ->
         fault::run(system, recorder, planned, &stop),
         timer,
     )?;
-    let deadline = tokio::time::Instant::now() + DRAIN;
+    let drain = if settings.sabotage.is_some() { SABOTAGED_DRAIN } else { DRAIN };
+    let deadline = tokio::time::Instant::now() + drain;
     // Nothing is open twice in a row: what hung up last may still be on its way.
     let mut quiet = 0;
     while quiet < 2 && tokio::time::Instant::now() < deadline {

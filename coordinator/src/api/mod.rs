@@ -22,6 +22,7 @@ mod routes;
 mod schedule;
 mod sse;
 mod task;
+mod verified;
 
 use std::sync::Arc;
 
@@ -32,6 +33,7 @@ use orca_proto::token::Verifier;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tower_http::catch_panic::CatchPanicLayer;
+use verified::Verified;
 
 use crate::app::App;
 use crate::metrics::Metrics;
@@ -45,7 +47,7 @@ pub(crate) struct Api {
     /// The application.
     pub(crate) app: App,
     /// Checks bearer tokens.
-    pub(crate) verifier: Arc<Verifier>,
+    pub(crate) verifier: Arc<Verified>,
     /// The figures of `/metrics`.
     pub(crate) metrics: Metrics,
     /// Cancelled when the server begins to go down: streams end then.
@@ -61,7 +63,7 @@ impl Api {
     pub(crate) fn new(app: App, verifier: Verifier, shutdown: CancellationToken) -> Self {
         Self {
             app,
-            verifier: Arc::new(verifier),
+            verifier: Arc::new(Verified::new(verifier)),
             metrics: Metrics::new(),
             shutdown,
             document: document().into(),

@@ -76,14 +76,15 @@ impl App {
         let role = role_of(who)?;
         check_claim(&request)?;
         let deadline = Instant::now() + request.wait.get().min(HOLD);
-        let asker = Arc::new(self.asker(who, node, role, &request).await?);
+        // Boxed, as is the look: thousands of claims wait, and what only working takes room for must not be kept meanwhile.
+        let asker = Arc::new(Box::pin(self.asker(who, node, role, &request)).await?);
         let waiter = self.0.signals.join(Arc::clone(&asker));
         let _here = self.0.presence.hold(node);
         let nothing = Claimed { grants: Vec::new() };
         let mut held = false;
         loop {
             waiter.take();
-            let found = self.look(&waiter, &asker, &request).await?;
+            let found = Box::pin(self.look(&waiter, &asker, &request)).await?;
             if !found.grants.is_empty() {
                 return Ok(Claimed { grants: found.grants });
             }

@@ -86,7 +86,10 @@ impl App {
         let events = event::after(&mut connection, &who.namespace, place, whole, task, limit).await?;
         let full = i64::try_from(events.len()).is_ok_and(|count| count >= limit);
         let last = events.last().filter(|_| full).and_then(|event| event.id.parse().ok());
-        Ok((events, last.unwrap_or_else(|| after.max(EventCursor { xid: whole, seq: i64::MAX, part: i64::MAX }))))
+        Ok((
+            events,
+            last.unwrap_or_else(|| after.max(EventCursor { xid: whole, seq: i64::MAX, part: i64::MAX })),
+        ))
     }
 
     /// The place after everything that readers can see now.

@@ -93,7 +93,8 @@ impl App {
                     Some((before, lane)) if same_lane(before, &spec) => *lane,
                     _ => {
                         let known = self.0.lines.number(&lane_of(namespace, &spec));
-                        let lane = known.ok_or(Error::Unavailable("the lanes changed meanwhile; try again"))?;
+                        let lane =
+                            known.ok_or(Error::Unavailable("the lanes changed meanwhile; try again"))?;
                         last = Some((lane_only(&spec), lane));
                         lane
                     }
@@ -172,7 +173,7 @@ async fn commit(app: &App, taken: Vec<Request>) {
         answers.push(request.answer);
     }
     let written: Result<Time, Error> =
-        statement!(app, |connection| { queue::enqueue_plain(connection, &all).await });
+        statement!(app, |connection| queue::enqueue_plain(connection, &all).await);
     match written {
         Ok(at) => {
             let mut effects = Effects { events: true, ..Effects::default() };

@@ -139,7 +139,8 @@ impl Lines {
         let seen = state.version;
         for lane in waiting {
             state.learn(lane.id, lane.key);
-            let fresh = Held { since_us: lane.since.0.as_microsecond(), waiting: lane.waiting.max(1), version: seen };
+            let fresh =
+                Held { since_us: lane.since.0.as_microsecond(), waiting: lane.waiting.max(1), version: seen };
             let held = state.waiting.entry(lane.id).or_insert(fresh);
             // A claim that is under way may have looked before these came in line: it must not take the lane for empty.
             held.version = seen;

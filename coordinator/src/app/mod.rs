@@ -172,6 +172,10 @@ impl App {
             retention,
             shutdown: shutdown.clone(),
         }));
+        // What fails here is tried again each minute; until then tasks go where they are removed from row by row.
+        if let Err(error) = reconcile::make_partitions(&app).await {
+            tracing::warn!(%error, "cannot make partitions; trying again");
+        }
         // What fails here is tried again each second.
         if let Err(error) = reconcile::look_over(&app).await {
             tracing::warn!(%error, "cannot look which lanes wait; trying again");

@@ -52,7 +52,8 @@ impl App {
                 places.push(place);
             }
         }
-        let finished = if leases.is_empty() { HashSet::new() } else { self.finish(who, &leases, &results).await? };
+        let finished =
+            if leases.is_empty() { HashSet::new() } else { self.finish(who, &leases, &results).await? };
         let finished: HashSet<usize> = finished.iter().filter_map(|at| places.get(*at)).copied().collect();
         let mut settled = Vec::with_capacity(reports.len());
         for (place, report) in reports.into_iter().enumerate() {
@@ -75,9 +76,9 @@ impl App {
     ) -> Result<Settled, Error> {
         let parse = move || match &result {
             None => Ok(None),
-            Some(text) => serde_json::from_str::<Value>(text.get())
-                .map(Some)
-                .map_err(|_| Error::field("/result", "cannot be read: it is nested too deeply, or has a number too large")),
+            Some(text) => serde_json::from_str::<Value>(text.get()).map(Some).map_err(|_| {
+                Error::field("/result", "cannot be read: it is nested too deeply, or has a number too large")
+            }),
         };
         let answer = match aside(parse).await {
             Ok(result) => self.attempt_report(who, lease, Report { outcome, result, plan: None }).await,
@@ -93,10 +94,10 @@ impl App {
             Kind::ResultConflict => RefusedKind::ResultConflict,
             _ => RefusedKind::Validation,
         };
-        let detail = refused.errors.first().map_or_else(
-            || refused.detail.clone(),
-            |error| format!("{} {}", error.pointer, error.detail),
-        );
+        let detail = refused
+            .errors
+            .first()
+            .map_or_else(|| refused.detail.clone(), |error| format!("{} {}", error.pointer, error.detail));
         Ok(Settled::Refused(Refused { kind, detail }))
     }
 }
@@ -104,7 +105,9 @@ impl App {
 /// Whether a result can be taken as it is: small, not deep, without NUL. What may not be is looked at by the long way.
 fn is_plain_json(text: &str) -> bool {
     const SMALL: usize = 4 << 10;
-    text.len() <= SMALL && !text.contains("\\u0000") && text.bytes().filter(|byte| matches!(byte, b'[' | b'{')).count() <= limits::NESTING
+    text.len() <= SMALL
+        && !text.contains("\\u0000")
+        && text.bytes().filter(|byte| matches!(byte, b'[' | b'{')).count() <= limits::NESTING
 }
 
 fn check(reports: &RawReports) -> Result<(), Error> {

@@ -192,7 +192,14 @@ async fn acceptable(
 ) -> Result<(), Error> {
     let place = Place { lines, namespace, parent: None, listed: false };
     let graph = Graph { inside: vec![Vec::new()], outside: vec![Vec::new()] };
-    let prepared = prepare(connection, &place, &[TaskId::new()], vec![NewTask { unique: None, ..spec.task.clone() }], &graph).await;
+    let prepared = prepare(
+        connection,
+        &place,
+        &[TaskId::new()],
+        vec![NewTask { unique: None, ..spec.task.clone() }],
+        &graph,
+    )
+    .await;
     prepared.map(drop).map_err(|error| match error {
         Error::Refused(mut problem) => {
             for FieldError { pointer, .. } in &mut problem.errors {

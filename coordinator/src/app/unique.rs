@@ -51,8 +51,13 @@ pub(crate) async fn fresh(
         task.unique.as_ref().and_then(|unique| owners.get(&unique.key)).copied().unwrap_or(id)
     };
     let final_ids: Vec<TaskId> = tasks.iter().zip(ids).map(|(task, id)| owner(task, *id)).collect();
-    let places: HashMap<TaskId, usize> =
-        ids.iter().zip(&final_ids).filter(|(id, last)| id == last).enumerate().map(|(at, (id, _))| (*id, at)).collect();
+    let places: HashMap<TaskId, usize> = ids
+        .iter()
+        .zip(&final_ids)
+        .filter(|(id, last)| id == last)
+        .enumerate()
+        .map(|(at, (id, _))| (*id, at))
+        .collect();
     let mut fresh = Fresh {
         existing: Vec::new(),
         tasks: Vec::new(),
@@ -66,7 +71,8 @@ pub(crate) async fn fresh(
             fresh.existing.push(*last);
             continue;
         }
-        let (mut inside, mut outside) = (Vec::new(), graph.outside.get(position).cloned().unwrap_or_default());
+        let (mut inside, mut outside) =
+            (Vec::new(), graph.outside.get(position).cloned().unwrap_or_default());
         for needs in graph.inside.get(position).into_iter().flatten() {
             let Some(needs) = fresh.ids.get(*needs) else { continue };
             match places.get(needs) {

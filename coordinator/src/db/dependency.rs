@@ -26,7 +26,8 @@ pub(crate) async fn targets(
     let mut targets = HashMap::new();
     let (mut open, mut running) = (Vec::new(), Vec::new());
     let mut reasons = reasons(connection, ids).await?;
-    for task in snapshot::lock(connection, ids).await?.into_iter().filter(|task| task.namespace == namespace) {
+    for task in snapshot::lock(connection, ids).await?.into_iter().filter(|task| task.namespace == namespace)
+    {
         let state = task.snapshot.state;
         if !state.is_terminal() {
             open.push(task.id.0);
@@ -56,9 +57,10 @@ async fn reasons(
         return Ok(HashMap::new());
     }
     let ids: Vec<Uuid> = ids.iter().map(|id| id.0).collect();
-    let rows = sqlx::query!("SELECT id, reason FROM orca.tasks WHERE id = ANY($1) ORDER BY id FOR UPDATE", &ids)
-        .fetch_all(connection)
-        .await?;
+    let rows =
+        sqlx::query!("SELECT id, reason FROM orca.tasks WHERE id = ANY($1) ORDER BY id FOR UPDATE", &ids)
+            .fetch_all(connection)
+            .await?;
     Ok(rows.into_iter().map(|row| (TaskId(row.id), row.reason)).collect())
 }
 

@@ -63,8 +63,13 @@ pub(crate) async fn amend(
     ids: &[TaskId],
 ) -> sqlx::Result<()> {
     let ids: Vec<Uuid> = ids.iter().map(|id| id.0).collect();
-    sqlx::query!("UPDATE orca.idempotency_keys SET ids = $3 WHERE namespace = $1 AND key = $2", namespace, key, &ids)
-        .execute(connection)
-        .await
-        .map(drop)
+    sqlx::query!(
+        "UPDATE orca.idempotency_keys SET ids = $3 WHERE namespace = $1 AND key = $2",
+        namespace,
+        key,
+        &ids
+    )
+    .execute(connection)
+    .await
+    .map(drop)
 }

@@ -209,6 +209,8 @@ pub(crate) async fn tasks(
         tasks.iter().filter(|task| task.state.is_terminal()).map(|task| task.id.0).collect();
     if !ended.is_empty() {
         effects.unsettled |= super::settlement::ended(connection, &ended).await?;
+        // Born skipped: the unique key that it took is nobody's.
+        super::unique::free(connection, &ended).await?;
     }
     let ready = || tasks.iter().filter(|task| task.state == State::Ready);
     let (lanes, ids): (Vec<i32>, Vec<Uuid>) = ready().map(|task| (task.lane, task.id.0)).unzip();
@@ -216,11 +218,7 @@ pub(crate) async fn tasks(
 }
 
 /// Gates and timers.
-async fn waits(
-    connection: &mut PgConnection,
-    tasks: &[Prepared],
-    effects: &mut Effects,
-) -> sqlx::Result<()> {
+async fn waits(connection: &mut PgConnection, tasks: &[Prepared], effects: &mut Effects) -> sqlx::Result<()> {
     let open = || tasks.iter().filter(|task| !task.state.is_terminal());
     let mut timers = Vec::new();
     let mut gates = Vec::new();

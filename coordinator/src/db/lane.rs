@@ -101,7 +101,10 @@ pub(crate) struct Waiting {
 }
 
 /// The lanes in which something waits, and since when its first has been in line; with `only`, of those.
-pub(crate) async fn waiting(connection: &mut PgConnection, only: Option<&[i32]>) -> sqlx::Result<Vec<Waiting>> {
+pub(crate) async fn waiting(
+    connection: &mut PgConnection,
+    only: Option<&[i32]>,
+) -> sqlx::Result<Vec<Waiting>> {
     let rows = sqlx::query!(
         r#"SELECT l.id, l.namespace, l.role, l.queue, l.grp, l.priority, l.millicpus, l.memory, l.requires, l.prefers,
                   first.ready_at AS "since!: Time",

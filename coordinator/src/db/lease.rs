@@ -119,7 +119,6 @@ pub(crate) async fn lock_heads(connection: &mut PgConnection, lanes: &[i32]) -> 
 struct Renewing {
     token: i64,
     part: i16,
-    open: i32,
     tasks: Vec<Uuid>,
 }
 
@@ -140,7 +139,7 @@ pub(crate) async fn renew(
     let named: HashSet<LeaseRef> = leases.iter().copied().collect();
     let grants = sqlx::query_as!(
         Renewing,
-        r#"SELECT token, part, open, tasks FROM orca.grants
+        r#"SELECT token, part, tasks FROM orca.grants
            WHERE node = $1 AND token = ANY($2) AND open > 0 AND expires_at > orca.now()
            ORDER BY token, part FOR NO KEY UPDATE"#,
         node.0,

@@ -7,23 +7,27 @@ use uuid::Uuid;
 
 use super::millis;
 
-/// Roots of trees that ended so long ago and that no open task depends on: it is to get their results. Locked, so that
-/// none comes to depend on them meanwhile; those that another coordinator works on are passed over.
+/// Roots of trees, with ids from `range`, that ended so long ago and that no open task depends on: it is to get their results.
+/// Locked, so that none comes to depend on them meanwhile; those that another coordinator works on are passed over.
 pub(crate) async fn old_roots(
     connection: &mut PgConnection,
+    range: (Uuid, Uuid),
     retention: Duration,
     most: i64,
 ) -> sqlx::Result<Vec<Uuid>> {
     sqlx::query_scalar!(
         r#"SELECT r.id FROM orca.tasks r LEFT JOIN orca.done e ON e.task = r.id
-           WHERE r.id < orca.id_at(orca.now() - $1::bigint * interval '1 millisecond') AND r.parent IS NULL
+           WHERE r.id >= $3 AND r.id < $4
+             AND (r.parent IS NULL OR NOT EXISTS (SELECT FROM orca.tasks p WHERE p.id = r.parent))
              AND coalesce(e.finished_at, r.finished_at) < orca.now() - $1::bigint * interval '1 millisecond'
              AND NOT EXISTS (SELECT FROM orca.dependencies d JOIN orca.tasks t ON t.id = d.task
                              WHERE d.needs = r.id AND t.finished_at IS NULL
                                AND NOT EXISTS (SELECT FROM orca.done x WHERE x.task = t.id))
            ORDER BY r.id LIMIT $2 FOR UPDATE OF r SKIP LOCKED"#,
         millis(retention),
-        most
+        most,
+        range.0,
+        range.1
     )
     .fetch_all(connection)
     .await

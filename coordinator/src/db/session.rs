@@ -12,6 +12,9 @@ use crate::clock::Clock;
 /// How long a caller waits for a connection.
 const ACQUIRE: Duration = Duration::from_secs(5);
 
+/// How long an idle connection is taken for sound.
+const TRUSTED: Duration = Duration::from_secs(1);
+
 /// Brings the schema up to date, under a lock, so that replicas may start together.
 pub(crate) async fn migrate(connection: &mut PgConnection) -> Result<(), sqlx::migrate::MigrateError> {
     let mut migrator = sqlx::migrate!();
@@ -41,7 +44,19 @@ pub(crate) fn pool(options: PgConnectOptions, connections: u32, clock: Clock) ->
         ("jit", "off"),
         ("timezone", "UTC"),
     ]);
-    let mut pool = PgPoolOptions::new().max_connections(connections).acquire_timeout(ACQUIRE);
+    let pool = PgPoolOptions::new()
+        .max_connections(connections)
+        .acquire_timeout(ACQUIRE)
+        // One that was used a moment ago is there: to ask each time would double what a short statement takes.
+        .test_before_acquire(false);
+    let mut pool = pool.before_acquire(|connection, known| {
+        Box::pin(async move {
+            if known.idle_for > TRUSTED {
+                ping(connection).await?;
+            }
+            Ok(true)
+        })
+    });
     if clock.offset_ms().is_some() {
         let again = clock.clone();
         pool = pool

@@ -144,9 +144,12 @@ pub(crate) async fn ends(
         return Ok(HashMap::new());
     }
     let ids: Vec<Uuid> = ids.iter().map(|id| id.0).collect();
-    let rows = sqlx::query!(r#"SELECT id AS "id!", state AS "state!", reason FROM orca.task_now WHERE id = ANY($1)"#, &ids)
-        .fetch_all(connection)
-        .await?;
+    let rows = sqlx::query!(
+        r#"SELECT id AS "id!", state AS "state!", reason FROM orca.task_now WHERE id = ANY($1)"#,
+        &ids
+    )
+    .fetch_all(connection)
+    .await?;
     rows.into_iter().map(|row| Ok((TaskId(row.id), (word(&row.state, "tasks.state")?, row.reason)))).collect()
 }
 

@@ -142,7 +142,8 @@ async fn started(connection: &mut PgConnection, running: &Whereabouts) -> sqlx::
     if running.held.is_empty() {
         return Ok(HashSet::new());
     }
-    let (tasks, tokens): (Vec<Uuid>, Vec<i64>) = running.held.iter().map(|(id, held)| (*id, held.token)).unzip();
+    let (tasks, tokens): (Vec<Uuid>, Vec<i64>) =
+        running.held.iter().map(|(id, held)| (*id, held.token)).unzip();
     let started = sqlx::query_scalar!(
         r#"SELECT a.task FROM unnest($1::uuid[], $2::bigint[]) AS u(task, token)
            JOIN orca.attempts a ON a.task = u.task AND a.token = u.token AND a.started_at IS NOT NULL"#,

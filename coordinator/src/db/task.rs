@@ -187,9 +187,8 @@ pub(crate) async fn state(
 
 /// A task's spec.
 pub(crate) async fn spec(connection: &mut PgConnection, id: TaskId) -> sqlx::Result<NewTask> {
-    let text = sqlx::query_scalar!("SELECT spec FROM orca.tasks WHERE id = $1", id.0)
-        .fetch_one(connection)
-        .await?;
+    let text =
+        sqlx::query_scalar!("SELECT spec FROM orca.tasks WHERE id = $1", id.0).fetch_one(connection).await?;
     from_json(&text, "tasks.spec")
 }
 

@@ -59,12 +59,10 @@ pub(crate) async fn set_start(connection: &mut PgConnection, tasks: &[Uuid]) -> 
 
 /// Timers that have gone off, oldest first. Locks nothing: the caller locks the tasks, and takes the timers by [`take`].
 pub(crate) async fn due(connection: &mut PgConnection, most: i64) -> sqlx::Result<Vec<Due>> {
-    let rows = sqlx::query!(
-        "SELECT task, kind FROM orca.timers WHERE at <= orca.now() ORDER BY at LIMIT $1",
-        most
-    )
-    .fetch_all(connection)
-    .await?;
+    let rows =
+        sqlx::query!("SELECT task, kind FROM orca.timers WHERE at <= orca.now() ORDER BY at LIMIT $1", most)
+            .fetch_all(connection)
+            .await?;
     Ok(rows.into_iter().map(|row| Due { task: TaskId(row.task), kind: row.kind }).collect())
 }
 

@@ -53,10 +53,15 @@ pub(crate) async fn take(
             return Ok(rows.into_iter().map(|row| (row.key, TaskId(row.task))).collect());
         }
     }
-    Err(sqlx::Error::Protocol("a unique key was given back again and again while it was asked for".to_owned()))
+    Err(sqlx::Error::Protocol(
+        "a unique key was given back again and again while it was asked for".to_owned(),
+    ))
 }
 
 /// Gives back the keys of these tasks.
 pub(crate) async fn free(connection: &mut PgConnection, tasks: &[Uuid]) -> sqlx::Result<()> {
-    sqlx::query!("DELETE FROM orca.unique_keys WHERE task = ANY($1)", tasks).execute(connection).await.map(drop)
+    sqlx::query!("DELETE FROM orca.unique_keys WHERE task = ANY($1)", tasks)
+        .execute(connection)
+        .await
+        .map(drop)
 }

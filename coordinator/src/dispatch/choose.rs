@@ -18,6 +18,9 @@ use super::settings::QueueRules;
 /// only time has lifted there. So a long backlog of lesser work cannot hold up what is urgent, and is still worked off.
 const OWN_TURNS: u32 = 3;
 
+/// The most lanes that one claim is given of: each is a look-up in the database.
+pub(super) const LANES: usize = 64;
+
 /// Take tasks from the head of one lane.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Pick {
@@ -27,7 +30,7 @@ pub(crate) struct Pick {
     pub(crate) most: u32,
 }
 
-/// What `asker` is given of `lines`, best first; each lane at most once.
+/// What `asker` is given of `lines`, best first; each lane at most once, and at most [`LANES`] of them.
 ///
 /// `lines` must hold every lane of the namespace and role that has something in line: a flow that is missing counts as
 /// idle. The answer as a whole keeps every limit. Grants are charged to the flows at once, taken or not: what was gone
@@ -51,7 +54,7 @@ pub(crate) fn choose<'a>(
         (Reverse(candidate.level), candidate.flow, candidate.lifted, candidate.since_us, candidate.lane)
     });
     for level in candidates.chunk_by_mut(|one, other| one.level == other.level) {
-        if round.slots == 0 {
+        if round.slots == 0 || round.picks.len() >= LANES {
             break;
         }
         round.serve_level(fairness, level);
@@ -103,6 +106,8 @@ struct Contender<'c> {
     seat: Seat,
     since_us: i64,
     served: u32,
+    /// Whether it could take more.
+    competes: bool,
     own: &'c mut [Candidate],
     lifted: &'c mut [Candidate],
 }
@@ -209,6 +214,7 @@ impl<'a> Round<'a> {
         let mut order: BinaryHeap<Reverse<Due>> =
             contenders.iter().enumerate().map(|(at, contender)| Reverse(contender.due(at))).collect();
         let mut clock = 0.0;
+        let mut narrowed = false;
         while self.slots > 0
             && let Some(Reverse(due)) = order.pop()
             && let Some(contender) = contenders.get_mut(due.contender)
@@ -225,13 +231,18 @@ impl<'a> Round<'a> {
                 order.push(Reverse(contender.due(due.contender)));
             } else {
                 competing -= contender.weight;
+                contender.competes = false;
                 self.settle(fairness, contender, clock);
+            }
+            if self.picks.len() >= LANES && !narrowed {
+                narrowed = true;
+                // The others are out of this claim, and gain on those that are served in their stead.
+                let in_it = |due: &Due| contenders.get(due.contender).is_some_and(|flow| flow.served > 0);
+                order.retain(|Reverse(due)| in_it(due));
             }
         }
-        for Reverse(due) in order {
-            if let Some(contender) = contenders.get(due.contender) {
-                self.settle(fairness, contender, clock);
-            }
+        for contender in contenders.iter().filter(|contender| contender.competes) {
+            self.settle(fairness, contender, clock);
         }
     }
 
@@ -241,7 +252,7 @@ impl<'a> Round<'a> {
         let since_us = lanes.iter().map(|lane| lane.since_us).min()?;
         let (own, lifted) = lanes.split_at_mut(lanes.partition_point(|lane| !lane.lifted));
         let seat = fairness.seat(room.at);
-        Some(Contender { flow, weight: room.weight, seat, since_us, served: 0, own, lifted })
+        Some(Contender { flow, weight: room.weight, seat, since_us, served: 0, competes: true, own, lifted })
     }
 
     fn settle(&self, fairness: &mut Fairness, contender: &Contender<'_>, clock: f64) {
@@ -259,8 +270,9 @@ impl<'a> Round<'a> {
             if most == 0 {
                 break;
             }
-            let own = first(&mut contender.own, self.free);
-            let lifted = first(&mut contender.lifted, self.free);
+            let all_picked = self.picks.len() >= LANES;
+            let own = first(&mut contender.own, self.free, all_picked);
+            let lifted = first(&mut contender.lifted, self.free, all_picked);
             let turn = contender.seat.turn;
             let taken = match (own, lifted) {
                 (None, None) => break,
@@ -303,10 +315,13 @@ impl<'a> Round<'a> {
     }
 }
 
-/// The first of the lanes that still has a task that fits into `free`. Those before it are dropped: what is free only
-/// shrinks during a claim.
-fn first<'l>(lanes: &'l mut &mut [Candidate], free: Capacity) -> Option<&'l mut Candidate> {
-    let skipped = lanes.iter().take_while(|lane| lane.left == 0 || free.holds(lane.needs) == 0).count();
+/// The first of the lanes that still has a task that fits into `free` and, where `all_picked`, was picked before. Those in
+/// front of it are dropped: what stands in their way does not go away during a claim.
+fn first<'l>(lanes: &'l mut &mut [Candidate], free: Capacity, all_picked: bool) -> Option<&'l mut Candidate> {
+    let passed_over = |lane: &&Candidate| {
+        lane.left == 0 || (all_picked && lane.pick.is_none()) || free.holds(lane.needs) == 0
+    };
+    let skipped = lanes.iter().take_while(passed_over).count();
     let rest = std::mem::take(lanes);
     *lanes = rest.get_mut(skipped..).unwrap_or_default();
     lanes.first_mut()

@@ -29,7 +29,7 @@ pub(crate) use choose::{Pick, choose};
 pub(crate) use condition::{
     approval, backoff, cancel_requested, children, dependency, due, ended, further, held_by, signal,
 };
-pub(crate) use explain::{Explanation, InLine, ahead, explain, why};
+pub(crate) use explain::{InLine, ahead, explain, why};
 pub(crate) use fairness::Fairness;
 pub(crate) use lane::{Capacity, Flow, Labels, LaneKey, Line};
 pub(crate) use obstacle::{Moment, again_in};

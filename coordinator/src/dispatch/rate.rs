@@ -1,4 +1,4 @@
-//! Rates: token buckets, counted in millionths of a task so that no fraction of a refill is lost between two takes.
+//! Rates: token buckets, counted in millionths of a task so that no fraction of a refill is lost between two claims.
 
 use std::time::Duration;
 
@@ -10,7 +10,7 @@ const TASK: i128 = 1_000_000;
 /// What is left of a rate at a time.
 ///
 /// It holds as many tasks as the rate names and is refilled evenly, so that many may begin at once and then one after
-/// each `per / tasks`. Only taking changes it; looking does not, so looking often loses nothing to rounding.
+/// each `per / tasks`. Only beginning tasks changes it; looking does not, so looking often loses nothing to rounding.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Bucket {
     /// Millionths of a task that may still begin. Below zero when more began than might have (a limit that was lowered, or
@@ -33,7 +33,8 @@ impl Bucket {
         u32::try_from((self.level(rate, now_us) / TASK).max(0)).unwrap_or(u32::MAX)
     }
 
-    /// The bucket after `count` tasks began at `now_us`.
+    /// The bucket after `count` tasks began at `now_us`. Outside of tests the claim's own statement does this.
+    #[cfg(test)]
     #[must_use]
     pub(crate) fn take(self, rate: Rate, now_us: i64, count: u32) -> Self {
         if count == 0 {

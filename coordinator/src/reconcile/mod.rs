@@ -13,6 +13,7 @@ use crate::app::{App, Error};
 
 mod due;
 mod leases;
+mod partitions;
 mod retention;
 mod schedule;
 mod settle;
@@ -20,6 +21,7 @@ mod timers;
 mod wake;
 
 pub(crate) use leases::run as expire_leases;
+pub(crate) use partitions::ahead as make_partitions;
 pub(crate) use wake::run as look_over;
 
 /// How often things are looked at for which nothing better is known.
@@ -49,6 +51,7 @@ pub(crate) fn start(app: &App, shutdown: &CancellationToken, tracker: &TaskTrack
     spawn("presence", Period::Every((app.0.lease / 6).min(PRESENCE)), |app| Box::pin(wake::presence(app)));
     spawn("lines", Period::Every(SWEEP), |app| Box::pin(wake::sweep(app)));
     spawn("settlement repair", Period::Every(HOUSEKEEPING), |app| Box::pin(settle::repair(app)));
+    spawn("partitions", Period::Every(HOUSEKEEPING), |app| Box::pin(partitions::run(app)));
     spawn("retention", Period::Every(HOUSEKEEPING), |app| Box::pin(retention::run(app)));
     tracker.spawn(due::repeat(app.clone(), shutdown.clone()));
     tracker.spawn(schedule::repeat(app.clone(), shutdown.clone()));
@@ -63,6 +66,7 @@ pub(crate) async fn once(app: &App) -> Result<(), Error> {
     settle::run(app).await?;
     settle::repair(app).await?;
     settle::run(app).await?;
+    partitions::run(app).await?;
     retention::run(app).await?;
     wake::presence(app).await?;
     wake::sweep(app).await?;

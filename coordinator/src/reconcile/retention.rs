@@ -1,11 +1,13 @@
-//! Forgetting: trees that ended long ago, uploads nobody uses, old events, idempotency keys, nodes, and bytes without a
+//! Forgetting: trees that ended long ago and do not go with their partition, uploads nobody uses, old events, idempotency keys, nodes, and bytes without a
 //! record.
 
 use std::time::Duration;
 
+use uuid::Uuid;
+
 use crate::app::transaction::transaction;
 use crate::app::{App, Error};
-use crate::db::{artifact, idempotency, node, retention};
+use crate::db::{artifact, idempotency, node, partition, retention};
 
 /// Trees begun in one turn.
 const TREES: i64 = 200;
@@ -19,17 +21,23 @@ const BLOBS: i64 = 500;
 /// Forgets whatever is old enough.
 pub(crate) async fn run(app: &App) -> Result<(), Error> {
     // Until nothing is left: what a busy system leaves in a minute may be more than one batch.
-    while !app.0.shutdown.is_cancelled() && trees(app).await? > 0 {}
+    let ranges = {
+        let mut connection = app.0.pool.acquire().await?;
+        partition::row_by_row(&mut connection, app.0.retention).await?
+    };
+    for range in ranges {
+        while !app.0.shutdown.is_cancelled() && trees(app, range).await? > 0 {}
+    }
     while !app.0.shutdown.is_cancelled() && rows(app).await? {}
     blobs(app).await
 }
 
-async fn trees(app: &App) -> Result<u64, Error> {
+async fn trees(app: &App, range: (Uuid, Uuid)) -> Result<u64, Error> {
     let app = app.clone();
     app.clone()
         .spawned(async move {
             transaction!(app, |tx, _effects| {
-                let roots = retention::old_roots(tx, app.0.retention, TREES).await?;
+                let roots = retention::old_roots(tx, range, app.0.retention, TREES).await?;
                 if roots.is_empty() {
                     return Ok(0);
                 }

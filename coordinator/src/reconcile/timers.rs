@@ -6,9 +6,9 @@ use sqlx::PgConnection;
 use crate::app::transaction::transaction;
 use crate::app::{App, Error};
 use crate::db::apply::{Effects, apply};
+use crate::db::gate;
 use crate::db::snapshot::{self, Locked};
 use crate::db::timer::{self, Due};
-use crate::db::gate;
 use crate::lifecycle::{Change, Event, transition};
 
 /// Timers in one transaction.
@@ -91,7 +91,9 @@ async fn event(connection: &mut PgConnection, task: &Locked, due: &Due) -> Resul
     let what = if name.is_empty() { "an approval".to_owned() } else { format!("the signal {name}") };
     match gate::on_timeout(connection, task.id, name).await? {
         None => Ok(None),
-        Some(OnTimeout::Cancel) => Ok(Some(Event::GateRefused { reason: format!("{what} did not come in time") })),
+        Some(OnTimeout::Cancel) => {
+            Ok(Some(Event::GateRefused { reason: format!("{what} did not come in time") }))
+        }
         Some(OnTimeout::Proceed) => {
             gate::open(connection, task.id, name, "its timeout").await?;
             Ok(Some(Event::GatesOpened { opened: 1 }))

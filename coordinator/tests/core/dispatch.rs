@@ -59,18 +59,6 @@ async fn groups_share_by_their_weights_in_one_claim_and_over_many() {
 }
 
 #[tokio::test]
-async fn one_claim_serves_more_groups_than_one_statement_takes() {
-    let test = TestApp::start().await;
-    test.fill(300, |n| of_group(&format!("g{}", n % 150))).await;
-    let node = test.worker("w").await;
-    let counts = groups(&node.claim(150).await);
-    assert_eq!((counts.len(), counts.values().max()), (150, Some(&1)));
-    let rest = groups(&node.claim(1_000).await);
-    assert_eq!((rest.len(), rest.values().max()), (150, Some(&1)));
-    test.stop().await;
-}
-
-#[tokio::test]
 async fn time_in_line_lifts_a_task_to_those_of_a_higher_priority_unless_it_is_switched_off() {
     let test = TestApp::start().await;
     let node = test.worker("w").await;

@@ -14,6 +14,7 @@ mod large;
 mod limits;
 mod model;
 mod nodes;
+mod partitions;
 mod quotas;
 mod races;
 mod retention;

@@ -34,9 +34,9 @@ async fn claims_of_one_node_at_once_never_grant_more_than_its_slots() {
     };
     let node = TestNode { app: test.app.clone(), who: who.clone(), id, instance };
     for round in 0..ROUNDS {
-        let tasks = ["a", "b"].into_iter().flat_map(|queue| {
-            (0..3).map(move |_| NewTask { queue: queue.into(), ..NewTask::new("image") })
-        });
+        let tasks = ["a", "b"]
+            .into_iter()
+            .flat_map(|queue| (0..3).map(move |_| NewTask { queue: queue.into(), ..NewTask::new("image") }));
         test.app.batch_enqueue(&test.operator(), Batch { tasks: tasks.collect() }, None).await.unwrap();
         other.reconcile().await.unwrap();
         let (a, b) = tokio::join!(claim(&test.app, "a"), claim(&other, "b"));
@@ -94,7 +94,10 @@ async fn what_a_renewal_sets_aside_can_still_be_reported_and_is_heard() {
         let reports = Reports { instance: node.instance, reports: reports.collect() };
         let progress = async {
             for lease in &leases[15..] {
-                other.attempt_progress(&node.who, *lease, Progress { percent: Some(1.0), message: None }).await.unwrap();
+                other
+                    .attempt_progress(&node.who, *lease, Progress { percent: Some(1.0), message: None })
+                    .await
+                    .unwrap();
             }
         };
         let (renewed, settled, ()) = tokio::join!(
@@ -132,12 +135,12 @@ async fn an_attempt_that_fails_after_the_deadline_is_the_last() {
 #[tokio::test]
 async fn two_timers_of_a_task_that_went_off_before_anybody_looked_both_count() {
     let test = TestApp::start().await;
-    let approval =
-        Approval { prompt: None, timeout: Some(Span::secs(50)), on_timeout: OnTimeout::Proceed };
+    let approval = Approval { prompt: None, timeout: Some(Span::secs(50)), on_timeout: OnTimeout::Proceed };
     let deadline = Timestamp::now() + SignedDuration::from_secs(100);
     let mut ids = Vec::new();
     for n in 0..20 {
-        let spec = NewTask { approval: Some(approval.clone()), deadline: Some(deadline), ..task(&format!("t{n}")) };
+        let spec =
+            NewTask { approval: Some(approval.clone()), deadline: Some(deadline), ..task(&format!("t{n}")) };
         ids.push(test.enqueue(spec).await);
     }
     test.advance(Duration::from_secs(200)).await;
@@ -174,5 +177,22 @@ async fn a_unique_key_that_is_given_back_while_others_want_it_goes_to_one_of_the
             None => test.enqueue(unique()).await,
         };
     }
+    test.stop().await;
+}
+
+#[tokio::test]
+async fn a_task_that_is_skipped_at_its_enqueueing_keeps_no_unique_key() {
+    let test = TestApp::start().await;
+    let failed = test.enqueue(task("a")).await;
+    test.app.task_cancel(&test.operator(), failed, Cancellation::default()).await.unwrap();
+    let unique = |needs: Vec<String>| NewTask {
+        unique: Some(Unique { key: "k".to_owned(), r#while: Default::default() }),
+        depends_on: needs,
+        ..NewTask::new("image")
+    };
+    let skipped = test.enqueue(unique(vec![failed.to_string()])).await;
+    assert_eq!(test.state(skipped).await, State::Skipped);
+    let (next, existed) = test.app.task_enqueue(&test.operator(), unique(Vec::new()), None).await.unwrap();
+    assert!(!existed && next.summary.id != skipped);
     test.stop().await;
 }

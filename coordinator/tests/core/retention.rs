@@ -11,6 +11,8 @@ use serde_json::json;
 use super::support::{RETENTION, TestApp, after, goal, kind, lease, task};
 
 const HOUR: Duration = Duration::from_secs(3_600);
+/// The time that one partition is for.
+const WIDTH: Duration = Duration::from_secs(21 * 3_600);
 
 fn content(text: &'static str) -> impl futures_util::Stream<Item = std::io::Result<Bytes>> + Send {
     futures_util::stream::iter([Ok(Bytes::from_static(text.as_bytes()))])
@@ -49,7 +51,7 @@ async fn a_tree_is_forgotten_whole_with_its_files_once_it_ended_long_ago() {
 
     test.advance(RETENTION - HOUR).await;
     assert_eq!(test.state(id).await, State::Succeeded);
-    test.advance(HOUR * 2).await;
+    test.advance(HOUR * 2 + WIDTH).await;
     assert_eq!(kind(test.app.task_get(&test.operator(), id).await), Kind::NotFound);
     assert_eq!(kind(test.app.artifact_get(&test.operator(), kept.id).await), Kind::NotFound);
     assert_eq!(kind(test.app.artifact_get(&test.operator(), upload.id).await), Kind::NotFound);

@@ -13,6 +13,9 @@ pub(super) fn check(view: &View<'_>) -> Vec<Check> {
     vec![count(view), bounded(view), told(view), read(view)]
 }
 
+/// Only so many of the newest attempts are told.
+const TOLD: usize = 100;
+
 /// Whether the attempt used its number up. One that the engine ended, or that went away with its node before it began,
 /// did not.
 fn used(attempt: &Attempt) -> bool {
@@ -28,8 +31,7 @@ fn count(view: &View<'_>) -> Check {
     for (id, dumped) in &view.tasks {
         let mut expected = 1;
         for (at, attempt) in dumped.task.attempts.iter().enumerate() {
-            // Only the newest hundred are told.
-            if at == 0 && attempt.token.0 > 1 {
+            if at == 0 && dumped.task.attempts.len() >= TOLD {
                 expected = attempt.number;
             }
             let what =

@@ -31,7 +31,10 @@ pub(super) fn behaviour(rng: &mut fastrand::Rng, hang: u8) -> Behaviour {
         behaviour.ms = rng.u64(300..1_500);
     }
     if rng.u8(0..100) < hang {
+        // The next attempt still runs when the one that hung speaks again.
         behaviour.ends = vec![End::Hang, End::Succeed];
+        behaviour.ms = rng.u64(1_000..2_500);
+        behaviour.lines = 3;
     } else if rng.u8(0..100) < 25 {
         let bad = *rng
             .choice(&[

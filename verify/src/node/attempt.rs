@@ -38,7 +38,7 @@ pub(super) async fn run(node: &Arc<Node>, grant: Grant, held: Held) {
     }
     let work = async {
         if end == End::Hang {
-            tokio::time::sleep(node.lease() * 3).await;
+            tokio::time::sleep(node.lease() * 3 / 2).await;
         } else {
             tokio::time::sleep(Duration::from_millis(behaviour.ms)).await;
         }

@@ -109,7 +109,13 @@ pub async fn run(settings: NodeSettings, recorder: Recorder, shutdown: Cancellat
     let tracker = TaskTracker::new();
     let work = async {
         node.register().await;
-        tokio::join!(claims(&node, &tracker), renewals(&node), reports::send(&node, inbox));
+        // Two claims at a time, each for all free slots: the limit is the coordinator's to keep.
+        tokio::join!(
+            claims(&node, &tracker),
+            claims(&node, &tracker),
+            renewals(&node),
+            reports::send(&node, inbox)
+        );
     };
     Box::pin(shutdown.run_until_cancelled(work)).await;
     Ok(())

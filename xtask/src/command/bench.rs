@@ -7,7 +7,7 @@ use anyhow::Result;
 use super::dist::{self, Profile};
 use crate::bench::figures::{self, Figure};
 use crate::bench::fleet::Fleet;
-use crate::bench::{memory, noop, start};
+use crate::bench::{memory, noop, queue, start, storage};
 use crate::demo::archive::Tree;
 use crate::demo::image;
 use crate::engine::Engine;
@@ -22,6 +22,17 @@ pub(crate) struct Args {
 
 #[derive(Debug, clap::Subcommand)]
 enum What {
+    /// The queue's rates and latencies, side by side with other queues on the same Postgres; see docs/performance.md.
+    Queue(queue::Args),
+    /// Designs of the queue's storage, in SQL alone: tasks claimed and finished per second.
+    Storage,
+    #[command(flatten)]
+    Containers(Containers),
+}
+
+/// What needs a container engine.
+#[derive(Debug, clap::Subcommand)]
+enum Containers {
     /// From enqueue to the start of a no-op task's process, side by side with the bare Docker API.
     Start {
         /// Where to write the figures: a list of {"measure", "system", "value", "unit"}.
@@ -43,10 +54,15 @@ enum What {
 }
 
 pub(crate) async fn run(args: Args) -> Result<()> {
+    let what = match args.what {
+        What::Queue(args) => return interrupt::unless_interrupted(queue::run(&args)).await,
+        What::Storage => return interrupt::unless_interrupted(storage::run()).await,
+        What::Containers(what) => what,
+    };
     let bins = interrupt::unless_interrupted(dist::build(Profile::Release, false, Output::Show)).await?;
     let engine = Engine::ensure().await?;
     let (mut fleet, mut images) = (None, Vec::new());
-    let work = measure(&args.what, &bins, &engine, &mut fleet, &mut images);
+    let work = measure(&what, &bins, &engine, &mut fleet, &mut images);
     let outcome = interrupt::unless_interrupted(work).await;
     let words = fleet.as_ref().map(Fleet::last_words).unwrap_or_default();
     let stopped = match fleet {
@@ -62,14 +78,14 @@ pub(crate) async fn run(args: Args) -> Result<()> {
         }
     })?;
     stopped?;
-    let file = match &args.what {
-        What::Start { json, .. } | What::Memory { json, .. } => json.as_deref(),
+    let file = match &what {
+        Containers::Start { json, .. } | Containers::Memory { json, .. } => json.as_deref(),
     };
     figures::put(&figures, file)
 }
 
 async fn measure(
-    what: &What,
+    what: &Containers,
     bins: &Path,
     engine: &Engine,
     fleet: &mut Option<Fleet>,
@@ -79,8 +95,10 @@ async fn measure(
     images.push(noop.clone());
     let fleet = fleet.insert(Fleet::start(bins, engine).await?);
     match what {
-        What::Start { samples, .. } => start::measure(fleet, engine, &noop, usize::from(*samples)).await,
-        What::Memory { input, .. } => {
+        Containers::Start { samples, .. } => {
+            start::measure(fleet, engine, &noop, usize::from(*samples)).await
+        }
+        Containers::Memory { input, .. } => {
             let tree = match input {
                 Some(directory) => Tree::whole(directory)?,
                 None => Tree::repository(),

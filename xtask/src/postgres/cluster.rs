@@ -24,11 +24,14 @@ pub(crate) enum Durability {
     None,
     /// Measurements: as in production.
     Full,
+    /// Measurements of much work: as in production, with room for it.
+    Large,
 }
 
 /// A running cluster. Dropping it stops the server and removes its files.
 pub(crate) struct Cluster {
     server: Child,
+    launch: Launch,
     directory: tempfile::TempDir,
     url: String,
 }
@@ -98,43 +101,58 @@ impl Cluster {
             bail!("initdb failed ({}): {}", made.status, String::from_utf8_lossy(&made.stderr).trim());
         }
         let port = ports::free()?;
-        let log = at("log");
-        let output = std::fs::File::create(&log)?;
-        let mut server = user.command(&binaries.join("postgres"), directory.path());
-        server.arg("-D").arg(at("data")).arg("-k").arg(at("run"));
-        server.args(["-h", "127.0.0.1", "-p", &port.to_string(), "-c", "max_connections=400"]);
-        if durability == Durability::None {
-            server.args(["-c", "fsync=off", "-c", "synchronous_commit=off", "-c", "full_page_writes=off"]);
-        }
-        let server = server
-            .stdin(Stdio::null())
-            .stdout(output.try_clone()?)
-            .stderr(output)
-            .process_group(0)
-            .spawn()
-            .context("cannot start postgres")?;
+        let launch = Launch {
+            user,
+            binary: binaries.join("postgres"),
+            at: directory.path().to_owned(),
+            port,
+            durability,
+        };
+        let server = launch.spawn()?;
         let url = format!("postgres://postgres:{password}@127.0.0.1:{port}/postgres");
-        let mut cluster = Self { server, directory, url };
-        cluster.wait_until_ready(&log)?;
+        let mut cluster = Self { server, launch, directory, url };
+        cluster.wait_until_ready()?;
         Ok(cluster)
     }
 
-    fn wait_until_ready(&mut self, log: &Path) -> Result<()> {
+    fn wait_until_ready(&mut self) -> Result<()> {
         let deadline = Instant::now() + START;
         let status = self.directory.path().join("data/postmaster.pid");
+        let pid = self.server.id().to_string();
         while Instant::now() < deadline {
-            // The eighth line of this file says `ready` once connections are answered.
-            if std::fs::read_to_string(&status)
-                .is_ok_and(|text| text.lines().any(|line| line.trim() == "ready"))
-            {
+            // The first line of this file is the server's process id, the eighth says `ready` once connections are answered.
+            if std::fs::read_to_string(&status).is_ok_and(|text| {
+                text.lines().next() == Some(&*pid) && text.lines().any(|line| line.trim() == "ready")
+            }) {
                 return Ok(());
             }
             if let Some(ended) = self.server.try_wait()? {
-                bail!("postgres ended at once ({ended}):\n{}", tail(log, 20));
+                bail!("postgres ended at once ({ended}):\n{}", tail(&self.launch.log(), 20));
             }
             std::thread::sleep(Duration::from_millis(20));
         }
-        bail!("postgres was not ready within {} s:\n{}", START.as_secs(), tail(log, 20))
+        bail!("postgres was not ready within {} s:\n{}", START.as_secs(), tail(&self.launch.log(), 20))
+    }
+
+    /// Stops the server as `pg_ctl restart -m immediate` does, without letting anything finish, and starts it again; it
+    /// recovers from its log. Blocks.
+    ///
+    /// # Errors
+    /// If it does not stop, or does not come up again.
+    pub(super) fn restart_immediately(&mut self) -> Result<()> {
+        let pid =
+            i32::try_from(self.server.id()).ok().and_then(Pid::from_raw).context("there is no server")?;
+        // SIGQUIT is Postgres' immediate shutdown.
+        kill_process(pid, Signal::QUIT).context("cannot stop postgres")?;
+        let deadline = Instant::now() + STOP;
+        while self.server.try_wait()?.is_none() {
+            if Instant::now() > deadline {
+                bail!("postgres did not stop within {} s", STOP.as_secs());
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        self.server = self.launch.spawn()?;
+        self.wait_until_ready()
     }
 
     /// The address of its administrator's database, with the password.
@@ -157,6 +175,45 @@ impl Drop for Cluster {
         }
         let _ = kill_process(pid, Signal::QUIT);
         let _ = self.server.wait();
+    }
+}
+
+/// How the server is started, each time.
+struct Launch {
+    user: User,
+    binary: PathBuf,
+    at: PathBuf,
+    port: u16,
+    durability: Durability,
+}
+
+impl Launch {
+    fn log(&self) -> PathBuf {
+        self.at.join("log")
+    }
+
+    fn spawn(&self) -> Result<Child> {
+        let output = std::fs::File::options().create(true).append(true).open(self.log())?;
+        let mut server = self.user.command(&self.binary, &self.at);
+        server.arg("-D").arg(self.at.join("data")).arg("-k").arg(self.at.join("run"));
+        server.args(["-h", "127.0.0.1", "-p", &self.port.to_string(), "-c", "max_connections=400"]);
+        let settings: &[&str] = match self.durability {
+            Durability::None => &["fsync=off", "synchronous_commit=off", "full_page_writes=off"],
+            Durability::Full => &[],
+            Durability::Large => {
+                &["fsync=on", "synchronous_commit=on", "shared_buffers=1GB", "max_wal_size=8GB"]
+            }
+        };
+        for setting in settings {
+            server.args(["-c", setting]);
+        }
+        server
+            .stdin(Stdio::null())
+            .stdout(output.try_clone()?)
+            .stderr(output)
+            .process_group(0)
+            .spawn()
+            .context("cannot start postgres")
     }
 }
 
@@ -235,6 +292,21 @@ mod tests {
         let users = "root:x:0:0:root:/root:/bin/sh\npostgres2:x:1:1::/:\npostgres:x:110:115::/:/bin/sh\n";
         assert_eq!(ids(users, "postgres"), Some((110, 115)));
         assert_eq!(ids(users, "nobody"), None);
+    }
+
+    #[tokio::test]
+    async fn a_cluster_that_is_restarted_in_a_hurry_serves_what_was_committed() {
+        let mut cluster = Cluster::start(Durability::Full).await.unwrap();
+        let ask = |url: &str, sql: &str| {
+            let mut psql = Command::new(binaries().unwrap().join("psql"));
+            psql.args(["-X", "-t", "-A", "-w", "-c", sql, url]).env_remove("PGPASSWORD");
+            String::from_utf8_lossy(&psql.output().unwrap().stdout).trim().to_owned()
+        };
+        ask(cluster.url(), "CREATE TABLE kept AS SELECT 41 + 1 AS value");
+        let pid = cluster.server.id();
+        cluster.restart_immediately().unwrap();
+        assert_ne!(cluster.server.id(), pid);
+        assert_eq!(ask(cluster.url(), "SELECT value FROM kept"), "42");
     }
 
     #[tokio::test]

@@ -50,6 +50,17 @@ impl Postgres {
         }
     }
 
+    /// Stops the server without letting anything finish and starts it again. Blocks.
+    ///
+    /// # Errors
+    /// If it does not come up again, or runs in a container.
+    pub(crate) fn restart_immediately(&mut self) -> Result<()> {
+        match self {
+            Self::Cluster(cluster) => cluster.restart_immediately(),
+            Self::Container(_) => anyhow::bail!("a Postgres in a container cannot be restarted in place"),
+        }
+    }
+
     /// Its `psql`, where it came with one.
     pub(crate) fn psql(&self) -> Option<PathBuf> {
         cluster::binaries().map(|directory| directory.join("psql")).filter(|path| path.is_file())

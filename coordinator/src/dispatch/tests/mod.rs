@@ -6,6 +6,8 @@ use orca_proto::duration::Span;
 use orca_proto::queue::{Paused, QueueSettings, Rate};
 use orca_proto::spec::Role;
 
+use super::choose::Pick;
+use super::explain::Explanation;
 use super::*;
 
 mod any;

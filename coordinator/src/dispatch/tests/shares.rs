@@ -4,6 +4,7 @@ use std::collections::HashMap;
 
 use proptest::prelude::*;
 
+use super::choose::LANES;
 use super::*;
 
 const PLENTY: u64 = 1 << 40;
@@ -144,6 +145,27 @@ fn flows_that_have_nothing_in_line_are_forgotten() {
         world.claim_as(&mut fairness, 0, NOW);
         assert!(fairness.len() <= 66, "{} remembered for 1 in line", fairness.len());
     }
+}
+
+#[test]
+fn more_flows_than_one_claim_may_be_given_of_have_their_turns_in_the_next() {
+    let mut world = World::with_slots(1_000);
+    for flow in 0..2 * LANES {
+        world.line(in_group(&format!("g{flow}")), PLENTY, NOW);
+    }
+    let mut fairness = Fairness::default();
+    let mut served = vec![0; 2 * LANES];
+    for claim in 0..10 {
+        let picks = world.claim_as(&mut fairness, 0, NOW);
+        assert_eq!(picks.len(), LANES);
+        assert_eq!(picks.iter().map(|(_, most)| most).sum::<u32>(), 1_000, "the node is filled");
+        for (lane, most) in picks {
+            served[usize::try_from(lane).unwrap()] += most;
+        }
+        assert!(claim < 1 || served.iter().all(|served| *served > 0), "a flow had no turn in two claims");
+    }
+    let (least, most) = (served.iter().min().unwrap(), served.iter().max().unwrap());
+    assert!(most - least <= 2, "{least} to {most}");
 }
 
 #[test]

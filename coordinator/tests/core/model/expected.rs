@@ -78,11 +78,13 @@ fn undisturbed(tasks: &[Known], at: usize, seen: &[State], now: i64) -> Vec<Stat
 /// What becomes of a task whose attempt succeeded.
 pub(crate) fn after_success(tasks: &[Known], at: usize, seen: impl Fn(usize) -> State) -> State {
     let task = &tasks[at];
-    let children = || (0..tasks.len()).filter(|child| tasks[*child].parent.is_some_and(|under| under.task == at));
+    let children =
+        || (0..tasks.len()).filter(|child| tasks[*child].parent.is_some_and(|under| under.task == at));
     if children().any(|child| !seen(child).is_terminal()) {
         return if task.cancelled { State::Cancelled } else { State::Waiting };
     }
-    let of_this_attempt = |child: &usize| tasks[*child].parent.map(|under| under.token) == task.tokens.last().copied();
+    let of_this_attempt =
+        |child: &usize| tasks[*child].parent.map(|under| under.token) == task.tokens.last().copied();
     if children().filter(of_this_attempt).any(|child| seen(child) != State::Succeeded) {
         State::Failed
     } else {

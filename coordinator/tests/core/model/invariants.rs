@@ -97,8 +97,11 @@ pub(crate) fn holds_key(task: &Known) -> bool {
 pub(crate) async fn nothing_is_left(world: &mut World) {
     let limit = std::time::Instant::now() + SOON;
     loop {
-        let left: Vec<String> =
-            sqlx::query_scalar(LEFT).bind(world.namespace.clone()).fetch_all(&mut world.connection).await.unwrap();
+        let left: Vec<String> = sqlx::query_scalar(LEFT)
+            .bind(world.namespace.clone())
+            .fetch_all(&mut world.connection)
+            .await
+            .unwrap();
         if left.is_empty() {
             return;
         }

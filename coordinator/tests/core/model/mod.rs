@@ -32,7 +32,8 @@ pub(crate) struct Rig {
 
 impl Rig {
     fn start() -> Self {
-        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+        let runtime =
+            tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
         let (test, other) = runtime.block_on(async {
             let test = TestApp::start().await;
             let other = test.replica().await;
@@ -82,7 +83,7 @@ impl StateMachineTest for Lived {
 #[test]
 fn whatever_happens_to_the_queue_its_promises_hold_after_every_step() {
     let told = |name| std::env::var_os(name).is_some();
-    let mut config = Config { failure_persistence: None, max_shrink_iters: 150, ..Config::default() };
+    let mut config = Config { failure_persistence: None, max_shrink_iters: 300, max_shrink_time: 120_000, ..Config::default() };
     if !told("PROPTEST_CASES") {
         config.cases = 60;
     }

@@ -46,21 +46,65 @@ pub(crate) enum How {
 /// One thing done to the queue. `at` says by which of the two coordinators.
 #[derive(Clone, Debug)]
 pub(crate) enum Step {
-    Enqueue { at: usize, wish: Wish, repeat: bool },
-    EnqueueMany { at: usize, count: usize },
-    Claim { at: usize, node: usize, slots: u32 },
-    Start { at: usize, lease: usize },
-    Report { at: usize, lease: usize, how: How, together: bool },
-    ReportAgain { at: usize, lease: usize, same: bool },
-    ReportLost { at: usize, lease: usize },
-    Spawn { at: usize, lease: usize, count: usize },
-    Cancel { at: usize, task: usize },
+    Enqueue {
+        at: usize,
+        wish: Wish,
+        repeat: bool,
+    },
+    EnqueueMany {
+        at: usize,
+        count: usize,
+    },
+    Claim {
+        at: usize,
+        node: usize,
+        slots: u32,
+    },
+    Start {
+        at: usize,
+        lease: usize,
+    },
+    Report {
+        at: usize,
+        lease: usize,
+        how: How,
+        together: bool,
+    },
+    ReportAgain {
+        at: usize,
+        lease: usize,
+        same: bool,
+    },
+    ReportLost {
+        at: usize,
+        lease: usize,
+    },
+    Spawn {
+        at: usize,
+        lease: usize,
+        count: usize,
+    },
+    Cancel {
+        at: usize,
+        task: usize,
+    },
     /// Renews the leases of a node whose bit is set.
-    Renew { at: usize, node: usize, mask: u32 },
+    Renew {
+        at: usize,
+        node: usize,
+        mask: u32,
+    },
     /// Another daemon takes over the node's name.
-    Replace { node: usize },
-    Advance { seconds: u64 },
-    Pause { other_queue: bool, paused: bool },
+    Replace {
+        node: usize,
+    },
+    Advance {
+        seconds: u64,
+    },
+    Pause {
+        other_queue: bool,
+        paused: bool,
+    },
 }
 
 /// What the next step is chosen by.
@@ -86,31 +130,73 @@ impl ReferenceStateMachine for Life {
         let (tasks, claims) = (u32::from(life.tasks > 0), u32::from(life.claims > 0));
         let (at, pick) = (0..2_usize, 0..1_000_usize);
         let all: Vec<(u32, BoxedStrategy<Step>)> = vec![
-            (6, (at.clone(), wish(), prop::bool::weighted(0.2))
-                .prop_map(|(at, wish, repeat)| Step::Enqueue { at, wish, repeat }).boxed()),
-            (2, (at.clone(), prop_oneof![5 => 1..8_usize, 1 => 118..130_usize])
-                .prop_map(|(at, count)| Step::EnqueueMany { at, count }).boxed()),
-            (1 + 7 * tasks, (at.clone(), 0..NODES, 1..8_u32)
-                .prop_map(|(at, node, slots)| Step::Claim { at, node, slots }).boxed()),
-            (2 * claims, (at.clone(), pick.clone()).prop_map(|(at, lease)| Step::Start { at, lease }).boxed()),
-            (8 * claims, (at.clone(), pick.clone(), how(), any::<bool>())
-                .prop_map(|(at, lease, how, together)| Step::Report { at, lease, how, together }).boxed()),
-            (claims, (at.clone(), pick.clone(), any::<bool>())
-                .prop_map(|(at, lease, same)| Step::ReportAgain { at, lease, same }).boxed()),
-            (claims, (at.clone(), pick.clone()).prop_map(|(at, lease)| Step::ReportLost { at, lease }).boxed()),
-            (2 * claims, (at.clone(), pick.clone(), 1..4_usize)
-                .prop_map(|(at, lease, count)| Step::Spawn { at, lease, count }).boxed()),
+            (
+                6,
+                (at.clone(), wish(), prop::bool::weighted(0.2))
+                    .prop_map(|(at, wish, repeat)| Step::Enqueue { at, wish, repeat })
+                    .boxed(),
+            ),
+            (
+                2,
+                (at.clone(), prop_oneof![5 => 1..8_usize, 1 => 118..130_usize])
+                    .prop_map(|(at, count)| Step::EnqueueMany { at, count })
+                    .boxed(),
+            ),
+            (
+                1 + 7 * tasks,
+                (at.clone(), 0..NODES, 1..8_u32)
+                    .prop_map(|(at, node, slots)| Step::Claim { at, node, slots })
+                    .boxed(),
+            ),
+            (
+                2 * claims,
+                (at.clone(), pick.clone()).prop_map(|(at, lease)| Step::Start { at, lease }).boxed(),
+            ),
+            (
+                8 * claims,
+                (at.clone(), pick.clone(), how(), any::<bool>())
+                    .prop_map(|(at, lease, how, together)| Step::Report { at, lease, how, together })
+                    .boxed(),
+            ),
+            (
+                claims,
+                (at.clone(), pick.clone(), any::<bool>())
+                    .prop_map(|(at, lease, same)| Step::ReportAgain { at, lease, same })
+                    .boxed(),
+            ),
+            (
+                claims,
+                (at.clone(), pick.clone()).prop_map(|(at, lease)| Step::ReportLost { at, lease }).boxed(),
+            ),
+            (
+                2 * claims,
+                (at.clone(), pick.clone(), 1..4_usize)
+                    .prop_map(|(at, lease, count)| Step::Spawn { at, lease, count })
+                    .boxed(),
+            ),
             (2 * tasks, (at.clone(), pick).prop_map(|(at, task)| Step::Cancel { at, task }).boxed()),
-            (2 * claims, (at, 0..NODES, any::<u32>()).prop_map(|(at, node, mask)| Step::Renew { at, node, mask }).boxed()),
+            (
+                2 * claims,
+                (at, 0..NODES, any::<u32>())
+                    .prop_map(|(at, node, mask)| Step::Renew { at, node, mask })
+                    .boxed(),
+            ),
             (claims, (0..NODES).prop_map(|node| Step::Replace { node }).boxed()),
-            (3, prop_oneof![3 => 20..100_u64, 1 => 300..400_u64, 1 => 601..700_u64]
-                .prop_map(|seconds| Step::Advance { seconds }).boxed()),
-            (1, (any::<bool>(), any::<bool>())
-                .prop_map(|(other_queue, paused)| Step::Pause { other_queue, paused }).boxed()),
+            (
+                3,
+                prop_oneof![3 => 20..100_u64, 1 => 300..400_u64, 1 => 601..700_u64]
+                    .prop_map(|seconds| Step::Advance { seconds })
+                    .boxed(),
+            ),
+            (
+                1,
+                (any::<bool>(), any::<bool>())
+                    .prop_map(|(other_queue, paused)| Step::Pause { other_queue, paused })
+                    .boxed(),
+            ),
         ];
         // Nothing may have the weight 0.
-        Union::new_weighted(all.into_iter().filter(|(weight, _)| *weight > 0).collect())
-        .boxed()
+        Union::new_weighted(all.into_iter().filter(|(weight, _)| *weight > 0).collect()).boxed()
     }
 
     fn apply(mut life: Self, step: &Step) -> Self {

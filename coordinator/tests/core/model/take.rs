@@ -69,22 +69,26 @@ impl World {
             on_timeout: if proceed { OnTimeout::Proceed } else { OnTimeout::Cancel },
         });
         spec.delay = wish.delayed.then_some(Span::secs(70));
-        spec.deadline =
-            wish.deadline.then(|| Timestamp::from_millisecond(self.now() + 150_000).unwrap());
+        spec.deadline = wish.deadline.then(|| Timestamp::from_millisecond(self.now() + 150_000).unwrap());
         spec.timeouts.schedule_to_start = wish.start_limit.then_some(Span::secs(100));
         spec
     }
 
     async fn enqueue(&mut self, at: usize, wish: &Wish, repeat: bool) {
         let mut spec = self.spec(wish);
-        let mut needs: Vec<usize> =
-            wish.needs.iter().filter(|_| !self.tasks.is_empty()).map(|need| need % self.tasks.len()).collect();
+        let mut needs: Vec<usize> = wish
+            .needs
+            .iter()
+            .filter(|_| !self.tasks.is_empty())
+            .map(|need| need % self.tasks.len())
+            .collect();
         needs.sort_unstable();
         needs.dedup();
         spec.depends_on = needs.iter().map(|need| self.tasks[*need].id.to_string()).collect();
         let key = repeat.then(|| uuid::Uuid::now_v7().to_string());
         let operator = self.operator();
-        let enqueue = async |at| self.app(at).task_enqueue(&operator, spec.clone(), key.as_deref()).await.unwrap();
+        let enqueue =
+            async |at| self.app(at).task_enqueue(&operator, spec.clone(), key.as_deref()).await.unwrap();
         let (task, existed) = enqueue(at).await;
         if repeat {
             let (again, _) = enqueue(1 - at).await;
@@ -108,7 +112,8 @@ impl World {
         let ids = self.app(at).batch_enqueue(&self.operator(), batch, None).await.unwrap().ids;
         assert_eq!(ids.len(), count);
         let now = self.now();
-        self.tasks.extend(ids.into_iter().zip(tasks).map(|(id, spec)| Known::new(id, spec, Vec::new(), None, now)));
+        self.tasks
+            .extend(ids.into_iter().zip(tasks).map(|(id, spec)| Known::new(id, spec, Vec::new(), None, now)));
     }
 
     async fn claim(&mut self, at: usize, node: usize, slots: u32) {
@@ -144,13 +149,17 @@ impl World {
     fn check_grant(&self, of: usize, token: i64, attempt: i32) {
         let (task, now) = (&self.tasks[of], self.now());
         assert!(task.held.is_none(), "2: leases of a task never overlap: {task:#?}");
-        assert!(task.tokens.iter().all(|before| *before < token), "3: the fencing token rises with every grant");
+        assert!(
+            task.tokens.iter().all(|before| *before < token),
+            "3: the fencing token rises with every grant"
+        );
         assert_eq!(attempt, task.attempts_used + 1, "4: attempts count up by one: {task:#?}");
         assert!(attempt <= task.spec.retry.max_attempts, "4: attempts never pass max_attempts");
         assert!(task.ended.is_none(), "4: what has ended is not granted: {task:#?}");
         assert!(!task.cancelled, "9: after a cancel is acknowledged nothing is granted: {task:#?}");
         let anyway = task.spec.on_dependency_failure == OnDependencyFailure::Run;
-        let fits = |need: &usize| self.tasks[*need].succeeded() || (anyway && self.tasks[*need].ended.is_some());
+        let fits =
+            |need: &usize| self.tasks[*need].succeeded() || (anyway && self.tasks[*need].ended.is_some());
         assert!(task.needs.iter().all(fits), "6: a task is granted only after its dependencies: {task:#?}");
         let early = task.due.into_iter().chain(task.gate.filter(|_| !task.entered)).any(|at| at > now);
         assert!(!early, "6: a task is granted only when it is due: {task:#?}");
@@ -162,8 +171,7 @@ impl World {
 
     /// One of the tasks that run, if any do.
     fn running(&self, lease: usize) -> Option<usize> {
-        let running: Vec<usize> =
-            (0..self.tasks.len()).filter(|at| self.tasks[*at].held.is_some()).collect();
+        let running: Vec<usize> = (0..self.tasks.len()).filter(|at| self.tasks[*at].held.is_some()).collect();
         (!running.is_empty()).then(|| running[lease % running.len()])
     }
 
@@ -222,7 +230,10 @@ impl World {
         }
         let answer = self.send(at, before.node, before.lease, report, lease % 2 == 0).await;
         let wanted = if same { Ok(before.state) } else { Err(Kind::ResultConflict) };
-        assert_eq!(answer, wanted, "5: the same report is answered the same, another is refused: {before:#?}");
+        assert_eq!(
+            answer, wanted,
+            "5: the same report is answered the same, another is refused: {before:#?}"
+        );
     }
 
     async fn report_lost(&mut self, at: usize, lease: usize) {
@@ -234,7 +245,11 @@ impl World {
         let answer = self.send(at, node, lease, report, lease.token.0 % 2 == 0).await;
         assert_eq!(answer, Err(Kind::LeaseLost), "3: a stale token is refused");
         let started = self.app(at).attempt_start(&self.nodes[node].who, lease).await;
-        assert_eq!(started.map_err(|error| error.problem().kind), Err(Kind::LeaseLost), "3: a stale token is refused");
+        assert_eq!(
+            started.map_err(|error| error.problem().kind),
+            Err(Kind::LeaseLost),
+            "3: a stale token is refused"
+        );
         let spawned = self.children(at, node, lease, "stale", vec![plain(1)]).await;
         assert_eq!(spawned, Err(Kind::LeaseLost), "3: a stale token is refused");
     }
@@ -282,7 +297,8 @@ impl World {
     async fn spawn(&mut self, at: usize, lease_of: usize, count: usize) {
         let Some(of) = self.running(lease_of) else { return };
         let held = self.tasks[of].held.clone().expect("it runs");
-        let (lease, tasks, key) = (lease(&held.grant), vec![plain(1); count], uuid::Uuid::now_v7().to_string());
+        let (lease, tasks, key) =
+            (lease(&held.grant), vec![plain(1); count], uuid::Uuid::now_v7().to_string());
         let answer = self.children(at, held.node, lease, &key, tasks.clone()).await;
         let seen = self.states();
         let failed = |child: &Known| {
@@ -291,7 +307,8 @@ impl World {
         };
         let refused = self.tasks[of].cancelled || self.tasks.iter().any(failed);
         let Ok(ids) = answer else {
-            let may = refused || expected::is_disturbed(&self.tasks, of, &seen) || depth(&self.tasks, of) >= 8;
+            let may =
+                refused || expected::is_disturbed(&self.tasks, of, &seen) || depth(&self.tasks, of) >= 8;
             assert!(may, "a running task was not let spawn: {answer:?}");
             return;
         };
@@ -309,7 +326,8 @@ impl World {
             return;
         }
         let of = task % self.tasks.len();
-        let answer = self.app(at).task_cancel(&self.operator(), self.tasks[of].id, Cancellation::default()).await;
+        let answer =
+            self.app(at).task_cancel(&self.operator(), self.tasks[of].id, Cancellation::default()).await;
         if self.tasks[of].ended.is_some() {
             assert_eq!(answer.map_err(|error| error.problem().kind).map(drop), Err(Kind::Conflict));
             return;
@@ -331,7 +349,8 @@ impl World {
 
     async fn renew(&mut self, at: usize, node: usize, mask: u32) {
         let (app, now) = (self.app(at), self.now());
-        let mine = self.tasks.iter_mut().filter_map(|task| task.held.as_mut()).filter(|held| held.node == node);
+        let mine =
+            self.tasks.iter_mut().filter_map(|task| task.held.as_mut()).filter(|held| held.node == node);
         let named: Vec<&mut Held> =
             mine.enumerate().filter(|(bit, _)| mask >> (bit % 32) & 1 == 1).map(|(_, held)| held).collect();
         let by = &self.nodes[node];
@@ -350,10 +369,15 @@ impl World {
         }
         let seen = self.states();
         for (of, task) in self.tasks.iter().enumerate() {
-            let Some(held) = task.held.as_ref().filter(|held| leases.contains(&lease(&held.grant))) else { continue };
+            let Some(held) = task.held.as_ref().filter(|held| leases.contains(&lease(&held.grant))) else {
+                continue;
+            };
             let told = renewed.cancel.contains(&lease(&held.grant));
             assert!(told || !task.cancelled, "9: a node hears of a cancel by its renewal: {task:#?}");
-            assert!(!told || task.cancelled || expected::is_disturbed(&self.tasks, of, &seen), "9: nobody asked for that");
+            assert!(
+                !told || task.cancelled || expected::is_disturbed(&self.tasks, of, &seen),
+                "9: nobody asked for that"
+            );
         }
     }
 

@@ -20,6 +20,8 @@ use super::{Rig, expected, invariants};
 pub(crate) const SLOTS: u32 = 10;
 /// How many of the other queue may run where it is limited.
 pub(crate) const LIMIT: i64 = 2;
+/// How long what one coordinator does may take to be seen by the other.
+const LAG: Duration = Duration::from_secs(5);
 /// Nothing is to happen by itself so soon after a step: the life's own steps take time, too.
 const QUIET_MS: i64 = 20_000;
 
@@ -102,7 +104,12 @@ impl World {
     /// Moves the clock, and on until nothing is to happen by itself soon; what runs out on the way is lost.
     pub(crate) fn advance(&mut self, by: Duration) {
         self.rig.test.clock.advance(by);
-        while self.tasks.iter().flat_map(Known::instants).any(|at| (self.now() - 1_000..self.now() + QUIET_MS).contains(&at)) {
+        while self
+            .tasks
+            .iter()
+            .flat_map(Known::instants)
+            .any(|at| (self.now() - 1_000..self.now() + QUIET_MS).contains(&at))
+        {
             self.rig.test.clock.advance(Duration::from_secs(5));
         }
         let now = self.now();
@@ -123,7 +130,7 @@ impl World {
 
     /// Looks at everything, and holds it against what must be true.
     pub(crate) async fn check(&mut self) {
-        let limit = Instant::now() + SOON;
+        let limit = Instant::now() + LAG;
         loop {
             self.app(0).reconcile().await.unwrap();
             let seen = self.look().await;
@@ -153,12 +160,13 @@ impl World {
                 break;
             }
         }
-        let results: Vec<(uuid::Uuid, Option<String>)> =
-            sqlx::query_as("SELECT id, result FROM orca.task_now WHERE namespace = $1 AND state = 'succeeded'")
-                .bind(&self.namespace)
-                .fetch_all(&mut self.connection)
-                .await
-                .unwrap();
+        let results: Vec<(uuid::Uuid, Option<String>)> = sqlx::query_as(
+            "SELECT id, result FROM orca.task_now WHERE namespace = $1 AND state = 'succeeded'",
+        )
+        .bind(&self.namespace)
+        .fetch_all(&mut self.connection)
+        .await
+        .unwrap();
         for (id, result) in results {
             if let Some(seen) = seen.get_mut(&TaskId(id)) {
                 seen.result = result;
@@ -170,7 +178,11 @@ impl World {
     /// Holds what is seen against what is known. What only may lag is answered, everything else fails here.
     fn compare(&mut self, seen: &HashMap<TaskId, Seen>) -> Result<(), String> {
         let now = self.now();
-        assert_eq!(seen.len(), self.tasks.len(), "1: nothing is lost, and nothing appears that nobody asked for");
+        assert_eq!(
+            seen.len(),
+            self.tasks.len(),
+            "1: nothing is lost, and nothing appears that nobody asked for"
+        );
         let states: Vec<State> = self
             .tasks
             .iter()
@@ -206,7 +218,11 @@ impl World {
         self.paused = [false; 2];
         self.set_queues().await;
         while self.tasks.iter().any(|task| task.ended.is_none()) {
-            assert!(Instant::now() < limit, "1: a drain ends: {:#?}", self.tasks.iter().find(|task| task.ended.is_none()));
+            assert!(
+                Instant::now() < limit,
+                "1: a drain ends: {:#?}",
+                self.tasks.iter().find(|task| task.ended.is_none())
+            );
             for node in 0..NODES {
                 self.take(Step::Claim { at: 0, node, slots: SLOTS }).await;
             }

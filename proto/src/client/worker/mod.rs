@@ -80,7 +80,7 @@ pub struct WorkerSettings {
 impl Default for WorkerSettings {
     fn default() -> Self {
         Self {
-            slots: 64,
+            slots: 256,
             batch: 256,
             claims_in_flight: 2,
             report_linger: Duration::ZERO,
