@@ -127,7 +127,7 @@ async fn decide(
         }
         let lane = *lanes.get(index).ok_or_else(|| Error::Internal("fewer lanes than tasks".to_owned()))?;
         let within = Within { lane, depth, now };
-        prepared.push(first_state(id, place, within, spec, needs, failure)?);
+        prepared.push(first_state(id, place, within, spec, needs, Event::Enqueued { failure })?);
     }
     for position in graph.inside.iter().flatten() {
         if let Some(task) = prepared.get_mut(*position) {
@@ -209,13 +209,30 @@ struct Within {
     now: Timestamp,
 }
 
+/// A task that cannot be enqueued as it is, and of which nobody could be told so: one that has failed.
+pub(crate) async fn refused(
+    connection: &mut PgConnection,
+    place: &Place<'_>,
+    id: TaskId,
+    spec: NewTask,
+    reason: String,
+) -> Result<Prepared, Error> {
+    let now = session::now(connection).await?;
+    let lane = lanes(connection, place, std::slice::from_ref(&spec)).await?;
+    let lane = *lane.first().ok_or_else(|| Error::Internal("fewer lanes than tasks".to_owned()))?;
+    // What it names may not exist, and it takes nothing.
+    let spec = NewTask { artifacts: Vec::new(), unique: None, ..spec };
+    let within = Within { lane, depth: 0, now };
+    first_state(id, place, within, spec, Vec::new(), Event::EnqueueRefused { reason })
+}
+
 fn first_state(
     id: TaskId,
     place: &Place<'_>,
     within: Within,
     spec: NewTask,
     needs: Vec<(TaskId, bool)>,
-    failure: Option<String>,
+    event: Event,
 ) -> Result<Prepared, Error> {
     let step = (spec.role == Role::Plan).then_some(Step::Plan);
     let count = |length: usize| i32::try_from(length).unwrap_or(i32::MAX);
@@ -226,7 +243,7 @@ fn first_state(
     let delayed = spec.delay.and_then(|delay| within.now.checked_add(delay.get()).ok());
     let run_at = spec.run_at.or(delayed).filter(|at| *at > within.now);
     let snapshot = Snapshot::fresh(&spec, step, open, run_at.is_some());
-    let change = transition(&snapshot, Event::Enqueued { failure })
+    let change = transition(&snapshot, event)
         .map_err(|refusal| Error::Internal(refusal.to_string()))?;
     Ok(Prepared {
         id,

@@ -30,6 +30,7 @@ mod enqueue;
 mod event;
 mod gather;
 mod graph;
+mod inbox;
 pub(crate) mod lines;
 mod listen;
 mod log;

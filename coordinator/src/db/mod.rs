@@ -19,6 +19,7 @@ pub(crate) mod dependency;
 pub(crate) mod event;
 pub(crate) mod gate;
 pub(crate) mod idempotency;
+pub(crate) mod inbox;
 pub(crate) mod insert;
 pub(crate) mod lane;
 pub(crate) mod lease;

@@ -71,6 +71,11 @@ pub enum Event {
         /// The failed dependency and how it ended.
         failure: Option<String>,
     },
+    /// It was enqueued where nobody could be told that it cannot be.
+    EnqueueRefused {
+        /// Why.
+        reason: String,
+    },
     /// Some of its dependencies ended.
     DependenciesEnded {
         /// How many.
@@ -285,6 +290,7 @@ pub fn transition(task: &Snapshot, event: Event) -> Result<Change, Refusal> {
             enter(task, &mut change, failure);
             Ok(change)
         }
+        (Blocked, Event::EnqueueRefused { reason }) => Ok(change.ends(State::Failed, reason)),
         (Blocked, Event::DependenciesEnded { ended, failure }) => {
             change.open_dependencies = (task.open_dependencies - ended).max(0);
             enter(task, &mut change, failure);

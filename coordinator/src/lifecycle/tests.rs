@@ -59,6 +59,14 @@ fn a_task_without_dependencies_is_ready_and_one_with_a_later_date_scheduled() {
 }
 
 #[test]
+fn a_task_that_cannot_be_enqueued_has_failed_with_the_reason_and_no_other_state_knows_of_it() {
+    let refused = Event::EnqueueRefused { reason: "no such artifact".to_owned() };
+    let change = transition(&work(), refused.clone()).unwrap();
+    assert_eq!((change.state, change.reason.as_deref()), (State::Failed, Some("no such artifact")));
+    assert_eq!(transition(&running(&work()), refused), Err(Refusal::NotNow(State::Running)));
+}
+
+#[test]
 fn a_failed_dependency_skips_a_task_unless_its_policy_is_to_run() {
     let blocked = Snapshot { open_dependencies: 2, ..work() };
     let failure = Some("a failed".to_owned());

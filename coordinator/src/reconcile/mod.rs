@@ -12,6 +12,7 @@ use tokio_util::task::TaskTracker;
 use crate::app::{App, Error};
 
 mod due;
+mod inbox;
 mod leases;
 mod partitions;
 mod retention;
@@ -54,6 +55,7 @@ pub(crate) fn start(app: &App, shutdown: &CancellationToken, tracker: &TaskTrack
     spawn("partitions", Period::Every(HOUSEKEEPING), |app| Box::pin(partitions::run(app)));
     spawn("retention", Period::Every(HOUSEKEEPING), |app| Box::pin(retention::run(app)));
     tracker.spawn(due::repeat(app.clone(), shutdown.clone()));
+    tracker.spawn(inbox::repeat(app.clone(), shutdown.clone()));
     tracker.spawn(schedule::repeat(app.clone(), shutdown.clone()));
     tracker.spawn(wake::pulse(app.clone(), shutdown.clone()));
 }
@@ -61,6 +63,7 @@ pub(crate) fn start(app: &App, shutdown: &CancellationToken, tracker: &TaskTrack
 /// Runs everything once, for tests that moved the clock.
 pub(crate) async fn once(app: &App) -> Result<(), Error> {
     leases::run(app).await?;
+    inbox::run(app).await?;
     schedule::run(app).await?;
     due::run(app).await?;
     settle::run(app).await?;

@@ -10,6 +10,7 @@ mod events;
 mod goals;
 mod graph;
 mod idempotency;
+mod inbox;
 mod large;
 mod limits;
 mod model;

@@ -1,0 +1,213 @@
+//! Enqueueing what came by SQL: checked as a request to the REST API is, and stored under the id that the caller was told.
+//!
+//! Nobody waits for an answer here. So what cannot be enqueued becomes a task that has failed, with the reason: it is never
+//! lost, and never in the way of what comes after it.
+
+use orca_proto::ids::TaskId;
+use orca_proto::plan::{self, Graph};
+use orca_proto::problem::Problem;
+use orca_proto::spec::NewTask;
+use sqlx::PgConnection;
+
+use super::enqueue::take_key;
+use super::gather::is_simple;
+use super::graph::{Place, check_dates, prepare, refused};
+use super::transaction::transaction;
+use super::{App, Error, quota};
+use crate::db::apply::Effects;
+use crate::db::inbox::{self, Entry};
+use crate::db::insert;
+
+/// Entries that are taken at a time.
+const TAKEN: i64 = 500;
+/// The most of what is wrong that a reason tells, in bytes.
+const REASON: usize = 1_000;
+
+/// An entry that holds, as far as can be told without the database.
+struct Valid {
+    spec: NewTask,
+    outside: Vec<TaskId>,
+}
+
+impl App {
+    /// Enqueues the oldest of what came by SQL; answers how many entries those were.
+    ///
+    /// # Errors
+    /// The database's; what was not enqueued is still there then.
+    pub(crate) async fn take_inbox(&self) -> Result<usize, Error> {
+        let entries = {
+            let mut connection = self.0.pool.acquire().await?;
+            inbox::oldest(&mut connection, TAKEN).await?
+        };
+        let count = entries.len();
+        // Runs of what needs nothing but a row and a place in line are stored together, all else one by one.
+        let mut run: Vec<(Entry, NewTask)> = Vec::new();
+        for entry in entries {
+            let valid = self.check(&entry);
+            let simple = match &valid {
+                Ok(valid) => {
+                    entry.idempotency_key.is_none()
+                        && valid.outside.is_empty()
+                        && is_simple(&valid.spec)
+                        && !self.counts_open(&entry.namespace).await?
+                }
+                Err(_) => false,
+            };
+            if run.first().is_some_and(|(first, _)| !simple || first.namespace != entry.namespace) {
+                self.store_run(std::mem::take(&mut run)).await?;
+            }
+            match valid {
+                Ok(valid) if simple => run.push((entry, valid.spec)),
+                Ok(valid) => self.store(entry, valid).await?,
+                Err(problem) => self.refuse(entry, None, told(&problem)).await?,
+            }
+        }
+        self.store_run(run).await?;
+        Ok(count)
+    }
+
+    fn check(&self, entry: &Entry) -> Result<Valid, Problem> {
+        let mut json = serde_json::Deserializer::from_str(&entry.spec);
+        let spec: NewTask = serde_path_to_error::deserialize(&mut json).map_err(|error| {
+            let pointer = format!("/{}", error.path().to_string().replace('.', "/"));
+            Error::field(pointer, error.into_inner().to_string()).problem()
+        })?;
+        let outside = plan::validate_one(&spec).map_err(Problem::validation)?;
+        check_dates(std::slice::from_ref(&spec), self.0.clock.now(), |_| String::new())
+            .map_err(|error| error.problem())?;
+        Ok(Valid { spec, outside })
+    }
+
+    async fn store_run(&self, run: Vec<(Entry, NewTask)>) -> Result<(), Error> {
+        match self.store_together(run.clone()).await {
+            // One of them it is: each by itself then.
+            Err(error) if is_of_data(&error) => {
+                for (entry, spec) in run {
+                    self.store(entry, Valid { spec, outside: Vec::new() }).await?;
+                }
+                Ok(())
+            }
+            stored => stored,
+        }
+    }
+
+    async fn store_together(&self, run: Vec<(Entry, NewTask)>) -> Result<(), Error> {
+        let Some(namespace) = run.first().map(|(entry, _)| entry.namespace.clone()) else { return Ok(()) };
+        let (entries, specs): (Vec<Entry>, Vec<NewTask>) = run.into_iter().unzip();
+        self.learn_lanes(&namespace, &specs).await?;
+        let app = self.clone();
+        self.spawned(async move {
+            transaction!(app, |tx, effects| {
+                if !inbox::lock(tx).await? {
+                    return Ok(());
+                }
+                let seqs: Vec<i64> = entries.iter().map(|entry| entry.seq).collect();
+                // Some of them another coordinator may have taken: then all are looked at again.
+                if inbox::remove(tx, &seqs).await? != seqs.len() {
+                    return Err(Error::Unavailable("another coordinator took from the inbox; trying again"));
+                }
+                let ids: Vec<TaskId> = entries.iter().map(|entry| TaskId(entry.id)).collect();
+                let graph = Graph {
+                    inside: vec![Vec::new(); ids.len()],
+                    outside: vec![Vec::new(); ids.len()],
+                };
+                let place = Place { lines: &app.0.lines, namespace: &namespace, parent: None, listed: false };
+                let planned = prepare(tx, &place, &ids, specs.clone(), &graph).await?;
+                insert::tasks(tx, &namespace, &planned.tasks, effects).await?;
+                Ok(())
+            })
+        })
+        .await
+    }
+
+    async fn store(&self, entry: Entry, valid: Valid) -> Result<(), Error> {
+        self.learn_lanes(&entry.namespace, std::slice::from_ref(&valid.spec)).await?;
+        let (app, spec, kept) = (self.clone(), valid.spec.clone(), entry.clone());
+        let stored = self
+            .spawned(async move {
+                transaction!(app, |tx, effects| store_one(&app, tx, &entry, &valid, effects).await)
+            })
+            .await;
+        match stored {
+            Ok(None) => Ok(()),
+            Ok(Some(reason)) => self.refuse(kept, Some(spec), reason).await,
+            Err(error @ Error::Refused(_)) => self.refuse(kept, Some(spec), told(&error.problem())).await,
+            Err(error) if is_of_data(&error) => {
+                let reason = "it was enqueued by SQL and cannot be stored".to_owned();
+                tracing::warn!(task.id = %kept.id, %error, "a task that came by SQL cannot be stored");
+                self.refuse(kept, None, reason).await
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Stores an entry that cannot be enqueued as a task that has failed.
+    async fn refuse(&self, entry: Entry, spec: Option<NewTask>, reason: String) -> Result<(), Error> {
+        // What cannot be read is not kept: its place is taken by a task that could not run either.
+        let spec = spec.unwrap_or_else(|| NewTask { name: Some("invalid".into()), ..NewTask::new("invalid") });
+        self.learn_lanes(&entry.namespace, std::slice::from_ref(&spec)).await?;
+        let app = self.clone();
+        self.spawned(async move {
+            transaction!(app, |tx, effects| {
+                if !inbox::lock(tx).await? || inbox::remove(tx, &[entry.seq]).await? == 0 {
+                    return Ok(());
+                }
+                let place =
+                    Place { lines: &app.0.lines, namespace: &entry.namespace, parent: None, listed: false };
+                let task = refused(tx, &place, TaskId(entry.id), spec.clone(), reason.clone()).await?;
+                insert::tasks(tx, &entry.namespace, &[task], effects).await?;
+                tracing::info!(task.id = %entry.id, reason, "a task that came by SQL was refused");
+                Ok(())
+            })
+        })
+        .await
+    }
+}
+
+/// Enqueues one entry; answers why not, where it is not a new task.
+async fn store_one(
+    app: &App,
+    tx: &mut PgConnection,
+    entry: &Entry,
+    valid: &Valid,
+    effects: &mut Effects,
+) -> Result<Option<String>, Error> {
+    if !inbox::lock(tx).await? || !inbox::is_there(tx, entry.seq).await? {
+        return Ok(None);
+    }
+    let ids = [TaskId(entry.id)];
+    let key = entry.idempotency_key.as_ref().map(|key| (format!("sql/{key}"), entry.request.clone()));
+    if let Some(before) = take_key(tx, &entry.namespace, key.as_ref(), &ids).await? {
+        let other = before.first().map(ToString::to_string).unwrap_or_default();
+        return Ok(Some(format!("task {other} was enqueued under the same idempotency key at the same time")));
+    }
+    let place = Place { lines: &app.0.lines, namespace: &entry.namespace, parent: None, listed: false };
+    let graph = Graph { inside: vec![Vec::new()], outside: vec![valid.outside.clone()] };
+    let planned = prepare(tx, &place, &ids, vec![valid.spec.clone()], &graph).await?;
+    if let Some(holder) = planned.existing.first() {
+        return Ok(Some(format!("task {holder} holds its unique key")));
+    }
+    quota::check(tx, &entry.namespace, 1).await?;
+    inbox::remove(tx, &[entry.seq]).await?;
+    insert::tasks(tx, &entry.namespace, &planned.tasks, effects).await?;
+    Ok(None)
+}
+
+/// Whether the database will not take it, however often it is tried.
+fn is_of_data(error: &Error) -> bool {
+    matches!(error, Error::Database(sqlx::Error::Database(error))
+        if error.code().is_some_and(|code| ["22", "23", "54"].iter().any(|class| code.starts_with(class))))
+}
+
+/// A problem in a line.
+fn told(problem: &Problem) -> String {
+    let fields = problem.errors.iter().map(|error| format!("{} {}", error.pointer, error.detail));
+    let fields = fields.collect::<Vec<_>>().join("; ");
+    let mut text = if fields.is_empty() { problem.detail.clone() } else { fields };
+    let mut end = REASON.min(text.len());
+    while !text.is_char_boundary(end) {
+        end -= 1;
+    }
+    text.truncate(end);
+    format!("it was enqueued by SQL and cannot run: {text}")
+}

@@ -1,0 +1,177 @@
+//! Enqueueing from the caller's own SQL transaction.
+
+use orca_proto::ids::TaskId;
+use orca_proto::problem::Kind;
+use orca_proto::task::State;
+use serde_json::{Value, json};
+use sqlx::{Connection, PgConnection};
+
+use super::support::{TestApp, kind};
+
+async fn enqueue(connection: &mut PgConnection, spec: &Value, key: Option<&str>) -> sqlx::Result<TaskId> {
+    sqlx::query_scalar("SELECT orca.enqueue($1::jsonb, idempotency_key => $2)")
+        .bind(spec.to_string())
+        .bind(key)
+        .fetch_one(connection)
+        .await
+        .map(TaskId)
+}
+
+fn spec() -> Value {
+    json!({"container": {"image": "busybox"}, "queue": "q", "input": {"n": 1}})
+}
+
+#[tokio::test]
+async fn what_a_transaction_enqueued_runs_once_it_commits_and_never_was_if_it_rolls_back() {
+    let test = TestApp::start().await;
+    let mut connection = test.connection().await;
+    let mut undone = connection.begin().await.unwrap();
+    let never = enqueue(&mut undone, &spec(), None).await.unwrap();
+    undone.rollback().await.unwrap();
+    let mut kept = connection.begin().await.unwrap();
+    let id = enqueue(&mut kept, &spec(), None).await.unwrap();
+    test.reconcile().await;
+    assert_eq!(kind(test.app.task_get(&test.operator(), id).await), Kind::NotFound);
+    kept.commit().await.unwrap();
+    let node = test.worker("w").await;
+    let grant = node.claim_one().await;
+    assert_eq!((grant.task, &grant.spec.input), (id, &json!({"n": 1})));
+    assert_eq!(node.succeed(&grant, json!(null)).await, State::Succeeded);
+    test.reconcile().await;
+    assert_eq!(kind(test.app.task_get(&test.operator(), never).await), Kind::NotFound);
+    test.stop().await;
+}
+
+#[tokio::test]
+async fn an_open_transaction_that_enqueued_holds_nobody_up() {
+    let test = TestApp::start().await;
+    let (mut one, mut two) = (test.connection().await, test.connection().await);
+    let mut long = one.begin().await.unwrap();
+    let late = enqueue(&mut long, &spec(), Some("key")).await.unwrap();
+    let soon = enqueue(&mut two, &spec(), None).await.unwrap();
+    let also = enqueue(&mut two, &spec(), Some("other")).await.unwrap();
+    test.reconcile().await;
+    assert_eq!((test.state(soon).await, test.state(also).await), (State::Ready, State::Ready));
+    long.commit().await.unwrap();
+    test.reconcile().await;
+    assert_eq!(test.state(late).await, State::Ready);
+    test.stop().await;
+}
+
+#[tokio::test]
+async fn a_spec_that_does_not_hold_becomes_a_failed_task_and_is_in_nobodys_way() {
+    let test = TestApp::start().await;
+    let mut connection = test.connection().await;
+    let missing = TaskId::new();
+    let mut bad = Vec::new();
+    for (spec, reason) in [
+        (json!({}), "container"),
+        (json!({"container": {"image": "x"}, "nonsense": 1}), "nonsense"),
+        (json!({"container": {"image": "x"}, "priority": 1000}), "/priority"),
+        (json!({"container": {"image": "x"}, "deadline": "2001-01-01T00:00:00Z"}), "/deadline"),
+        (json!({"container": {"image": "x"}, "depends_on": [missing]}), "/depends_on/0"),
+    ] {
+        bad.push((enqueue(&mut connection, &spec, None).await.unwrap(), reason));
+    }
+    let good = enqueue(&mut connection, &spec(), None).await.unwrap();
+    test.reconcile().await;
+    assert_eq!(test.state(good).await, State::Ready);
+    for (id, expected) in bad {
+        let task = test.task(id).await.summary;
+        let reason = task.reason.unwrap();
+        assert_eq!(task.state, State::Failed);
+        assert!(reason.contains(expected), "{reason}");
+    }
+    for (statement, message) in [
+        ("SELECT orca.enqueue('[]')", "spec must be a JSON object"),
+        ("SELECT orca.enqueue('{}', 'a b')", "namespace must be"),
+        ("SELECT orca.enqueue('{}', idempotency_key => '')", "idempotency_key must be"),
+    ] {
+        let error = sqlx::query(statement).execute(&mut connection).await.unwrap_err().to_string();
+        assert!(error.contains(message), "{error}");
+    }
+    test.stop().await;
+}
+
+#[tokio::test]
+async fn one_idempotency_key_gives_one_task_and_another_spec_under_it_is_refused() {
+    let test = TestApp::start().await;
+    let (mut one, mut two) = (test.connection().await, test.connection().await);
+    let id = enqueue(&mut one, &spec(), Some("k")).await.unwrap();
+    assert_eq!(enqueue(&mut two, &spec(), Some("k")).await.unwrap(), id);
+    test.reconcile().await;
+    assert_eq!(enqueue(&mut two, &spec(), Some("k")).await.unwrap(), id);
+    let other = json!({"container": {"image": "other"}});
+    assert!(enqueue(&mut two, &other, Some("k")).await.is_err());
+    // Two that do not see each other: one runs, the other says which.
+    let (mut first, mut second) = (one.begin().await.unwrap(), two.begin().await.unwrap());
+    let kept = enqueue(&mut first, &spec(), Some("race")).await.unwrap();
+    let lost = enqueue(&mut second, &spec(), Some("race")).await.unwrap();
+    first.commit().await.unwrap();
+    second.commit().await.unwrap();
+    test.reconcile().await;
+    assert_eq!((test.state(kept).await, test.state(lost).await), (State::Ready, State::Failed));
+    assert!(test.task(lost).await.summary.reason.unwrap().contains(&kept.to_string()));
+    test.stop().await;
+}
+
+#[tokio::test]
+async fn two_coordinators_take_each_of_many_once_and_dependencies_in_order() {
+    let test = TestApp::start().await;
+    let other = test.replica().await;
+    let mut connection = test.connection().await;
+    let ids: Vec<uuid::Uuid> = sqlx::query_scalar(
+        "SELECT orca.enqueue_many(array_agg(jsonb_build_object('container', jsonb_build_object('image', 'i' || n)))) \
+         FROM generate_series(1, 700) AS n",
+    )
+    .fetch_all(&mut connection)
+    .await
+    .unwrap();
+    assert_eq!(ids.len(), 700);
+    let after = json!({"container": {"image": "last"}, "depends_on": [ids[0], ids[699]]});
+    let last = enqueue(&mut connection, &after, None).await.unwrap();
+    let both = async {
+        // One may find that the other is at it.
+        let _ = tokio::join!(test.app.reconcile(), other.reconcile());
+        loop {
+            let left: i64 =
+                sqlx::query_scalar("SELECT count(*) FROM orca.inbox").fetch_one(&mut connection).await.unwrap();
+            if left == 0 {
+                break;
+            }
+            tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+        }
+    };
+    tokio::time::timeout(super::support::SOON, both).await.unwrap();
+    assert_eq!(test.state(last).await, State::Blocked);
+    let node = test.worker("w").await;
+    let grants = node.claim(1_000).await;
+    let granted: std::collections::HashSet<_> = grants.iter().map(|grant| grant.task.0).collect();
+    assert_eq!((grants.len(), granted), (700, ids.into_iter().collect()));
+    test.stop().await;
+}
+
+#[tokio::test]
+async fn a_role_with_nothing_but_the_two_grants_can_enqueue_and_read_nothing() {
+    let test = TestApp::start().await;
+    let mut connection = test.connection().await;
+    let role = format!("orca_test_{}", uuid::Uuid::now_v7().simple());
+    let run = async |connection: &mut PgConnection, statement: String| {
+        sqlx::raw_sql(sqlx::AssertSqlSafe(statement)).execute(connection).await
+    };
+    run(&mut connection, format!("CREATE ROLE {role}; GRANT USAGE ON SCHEMA orca TO {role}")).await.unwrap();
+    run(&mut connection, format!("SET ROLE {role}")).await.unwrap();
+    let refused = enqueue(&mut connection, &spec(), None).await.unwrap_err().to_string();
+    assert!(refused.contains("permission denied"), "{refused}");
+    run(&mut connection, "RESET ROLE".into()).await.unwrap();
+    run(&mut connection, format!("GRANT EXECUTE ON FUNCTION orca.enqueue(jsonb, text, text) TO {role}")).await.unwrap();
+    run(&mut connection, format!("SET ROLE {role}")).await.unwrap();
+    let id = enqueue(&mut connection, &spec(), None).await;
+    let read = run(&mut connection, "SELECT * FROM orca.inbox".into()).await;
+    run(&mut connection, "RESET ROLE".into()).await.unwrap();
+    run(&mut connection, format!("DROP OWNED BY {role}; DROP ROLE {role}")).await.unwrap();
+    assert!(read.is_err());
+    test.reconcile().await;
+    assert_eq!(test.state(id.unwrap()).await, State::Ready);
+    test.stop().await;
+}
