@@ -218,8 +218,13 @@ pub(crate) async fn refused(
     reason: String,
 ) -> Result<Prepared, Error> {
     let now = session::now(connection).await?;
-    let lane = lanes(connection, place, std::slice::from_ref(&spec)).await?;
-    let lane = *lane.first().ok_or_else(|| Error::Internal("fewer lanes than tasks".to_owned()))?;
+    let key = lane_of(place.namespace, &spec);
+    // Also of a queue that the namespace may not have: it must be told somewhere that it was refused.
+    let lane = match place.lines.number(&key) {
+        Some(number) => Some(number),
+        None => lane::resolve(connection, &[key]).await?.first().copied(),
+    };
+    let lane = lane.ok_or_else(|| Error::Internal("a lane got no number".to_owned()))?;
     // What it names may not exist, and it takes nothing.
     let spec = NewTask { artifacts: Vec::new(), unique: None, ..spec };
     let within = Within { lane, depth: 0, now };
