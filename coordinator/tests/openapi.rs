@@ -123,6 +123,7 @@ fn these_are_the_routes_and_who_may_call_them() {
     get /v1/events: operator
     post /v1/nodes/{id}/claims: planner, worker
     post /v1/nodes/{id}/renewals: planner, worker
+    post /v1/nodes/{id}/reports: planner, worker
     get /v1/nodes/{id}: operator
     get /v1/nodes: operator
     post /v1/nodes: planner, worker
@@ -145,6 +146,7 @@ fn these_are_the_routes_and_who_may_call_them() {
     post /v1/tasks/{id}/cancellation: operator
     get /v1/tasks/{id}/logs: operator
     post /v1/tasks/{id}/retries: operator
+    get /v1/tasks/{id}/why: operator
     get /v1/tasks/{id}: operator
     get /v1/tasks: operator
     post /v1/tasks: operator

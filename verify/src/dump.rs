@@ -30,6 +30,7 @@ const SILENCE: Duration = Duration::from_millis(1_500);
 /// # Errors
 /// If the coordinators do not answer.
 pub(crate) async fn write(system: &System, recorder: &Recorder) -> Result<()> {
+    recorder.note(WHO, What::Questions);
     for namespace in NAMESPACES {
         let clients = system.operator(namespace, 0)?;
         let client = clients.current();

@@ -14,7 +14,7 @@ use crate::node;
 use crate::system::{Binaries, NAMESPACES, System};
 use crate::{clock, dump, fault};
 
-/// How long what is left may take to end. What has not ended then is for the checker to tell.
+/// How long it may take until another task ends. What has not ended then is for the checker to tell.
 const DRAIN: Duration = Duration::from_secs(60);
 /// The same where a guard is missing: what hangs then need not be waited for.
 const SABOTAGED_DRAIN: Duration = Duration::from_secs(12);
@@ -81,16 +81,26 @@ async fn work(settings: &Settings, system: &Arc<System>, recorder: &Recorder) ->
         fault::run(system, recorder, planned, &stop),
         timer,
     )?;
-    let drain = if settings.sabotage.is_some() { SABOTAGED_DRAIN } else { DRAIN };
-    let deadline = tokio::time::Instant::now() + drain;
+    drain(system, recorder, if settings.sabotage.is_some() { SABOTAGED_DRAIN } else { DRAIN }).await?;
+    dump::write(system, recorder).await
+}
+
+/// Waits until all has ended, or for `patience` without anything ending.
+async fn drain(system: &System, recorder: &Recorder, patience: Duration) -> Result<()> {
+    let mut deadline = tokio::time::Instant::now() + patience;
+    let (mut last, mut quiet) = (usize::MAX, 0);
     // Nothing is open twice in a row: what hung up last may still be on its way.
-    let mut quiet = 0;
     while quiet < 2 && tokio::time::Instant::now() < deadline {
         system.check().await?;
-        quiet = if load::finish(system, recorder).await.unwrap_or(true) { 0 } else { quiet + 1 };
+        if let Ok(open) = load::finish(system, recorder).await {
+            quiet = if open == 0 { quiet + 1 } else { 0 };
+            if open < last {
+                (last, deadline) = (open, tokio::time::Instant::now() + patience);
+            }
+        }
         tokio::time::sleep(Duration::from_millis(400)).await;
     }
-    dump::write(system, recorder).await
+    Ok(())
 }
 
 /// Nodes in this process, that nothing is done to: one more worker of the first tenant, whose leases another node's token

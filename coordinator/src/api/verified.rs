@@ -65,7 +65,7 @@ mod tests {
         for _ in 0..2 {
             assert_eq!(verified.verify(&token).unwrap().sub, "ann");
         }
-        let mut changed = token.clone();
+        let mut changed = token;
         changed.pop();
         assert!(verified.verify(&changed).is_err());
     }

@@ -1,6 +1,6 @@
 //! The application on a real Postgres: what design section 4 promises, one behaviour per file.
 
-#![expect(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on fails")]
+#![expect(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test that cannot go on fails")]
 
 mod attempts;
 mod cancel;

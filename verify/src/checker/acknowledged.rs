@@ -50,7 +50,7 @@ fn once(view: &View<'_>) -> Check {
         let is = view.tasks.get(id).map(|dumped| dumped.task.summary.state);
         check.fact(if ends.len() > 1 {
             Some((format!("the task {id} ended {} times", ends.len()), lines()))
-        } else if is.is_some() && is != told {
+        } else if is.is_some_and(|is| is.is_terminal()) && is != told {
             Some((format!("the task {id} ended as {told:?} and is {is:?}"), lines()))
         } else {
             None

@@ -75,7 +75,7 @@ fn told(view: &View<'_>) -> Check {
         else {
             continue;
         };
-        if !state.is_terminal() {
+        if !state.is_terminal() || !view.shows(op) {
             continue;
         }
         let now = dumped.task.summary.state;
@@ -110,7 +110,7 @@ fn read(view: &View<'_>) -> Check {
         let what = || format!("the task {task} had ended, and another state or result was read later");
         check.fact((!same).then(|| (what(), [before.lines(), op.lines()].concat())));
     }
-    for (task, op) in &ended {
+    for (task, op) in ended.iter().filter(|(_, op)| view.shows(op)) {
         let (Some(Answer::Seen { result, .. }), Some(dumped)) = (op.answer(), view.tasks.get(task)) else {
             continue;
         };

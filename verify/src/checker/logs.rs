@@ -36,7 +36,7 @@ pub(super) fn check(view: &View<'_>) -> Vec<Check> {
         let (Call::Log { lease, .. }, Some(Answer::Logged { next })) = (&op.call, op.answer()) else {
             continue;
         };
-        if view.logs.is_empty() {
+        if view.logs.is_empty() || !view.shows(op) {
             continue;
         }
         let count = stored.get(lease).copied().unwrap_or_default();

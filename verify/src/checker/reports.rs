@@ -52,7 +52,9 @@ pub(super) fn check(view: &View<'_>) -> Vec<Check> {
                 }));
             }
         }
-        record(view, *lease, first, &mut recorded);
+        if view.shows(first) {
+            record(view, *lease, first, &mut recorded);
+        }
     }
     vec![same, other, recorded]
 }

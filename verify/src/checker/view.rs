@@ -53,6 +53,8 @@ pub(super) struct View<'a> {
     pub(super) history: &'a History,
     pub(super) time: Time,
     pub(super) lease: i64,
+    /// When the coordinator was first asked for all it knows.
+    questions: i64,
     pub(super) tasks: BTreeMap<TaskId, Dumped<'a>>,
     pub(super) grants: Vec<Seen<'a>>,
     pub(super) logs: Vec<StoredLog<'a>>,
@@ -73,6 +75,7 @@ impl<'a> View<'a> {
             history,
             time: Time::of(history),
             lease: 0,
+            questions: i64::MAX,
             tasks: BTreeMap::new(),
             grants: Vec::new(),
             logs: Vec::new(),
@@ -85,6 +88,7 @@ impl<'a> View<'a> {
         for (position, line) in history.lines.iter().enumerate() {
             match &line.what {
                 What::Begin { lease_ms, .. } => view.lease = lease_ms * 1_000,
+                What::Questions => view.questions = line.at,
                 What::Task { namespace, task } => {
                     let dumped = Dumped { line: position, namespace, task };
                     if let Some(ask) = dumped.task.summary.labels.get("ask")
@@ -138,6 +142,11 @@ impl<'a> View<'a> {
         let dumped = self.tasks.get(&lease.task)?;
         let task: &'a Task = dumped.task;
         Some((dumped.line, task.attempts.iter().find(|attempt| attempt.token == lease.token)?))
+    }
+
+    /// Whether what this request did must show in what the coordinator said at the end.
+    pub(super) fn shows(&self, op: &Op) -> bool {
+        op.received() < self.questions
     }
 
     /// How many of these are there.

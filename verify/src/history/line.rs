@@ -69,6 +69,8 @@ pub enum What {
         /// By how much the database's clock is ahead of the machine's now, in milliseconds.
         offset_ms: i64,
     },
+    /// From here on the coordinator is asked for all it knows. What is done later may be missing in its answers.
+    Questions,
     /// At the end: all that the coordinator says of a task.
     Task {
         /// The namespace it was found in.

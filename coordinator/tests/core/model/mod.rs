@@ -68,8 +68,9 @@ impl StateMachineTest for Lived {
     fn apply(mut world: World, _: &Life, step: Step) -> World {
         let rig = world.rig();
         rig.runtime.block_on(async {
+            let follows = step.has_consequences();
             world.take(step).await;
-            world.check().await;
+            world.check(follows).await;
         });
         world
     }
@@ -83,7 +84,12 @@ impl StateMachineTest for Lived {
 #[test]
 fn whatever_happens_to_the_queue_its_promises_hold_after_every_step() {
     let told = |name| std::env::var_os(name).is_some();
-    let mut config = Config { failure_persistence: None, max_shrink_iters: 300, max_shrink_time: 120_000, ..Config::default() };
+    let mut config = Config {
+        failure_persistence: None,
+        max_shrink_iters: 300,
+        max_shrink_time: 120_000,
+        ..Config::default()
+    };
     if !told("PROPTEST_CASES") {
         config.cases = 60;
     }

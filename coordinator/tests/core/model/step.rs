@@ -107,6 +107,20 @@ pub(crate) enum Step {
     },
 }
 
+impl Step {
+    /// Whether something follows from it that a reconciler has to do.
+    pub(crate) const fn has_consequences(&self) -> bool {
+        matches!(
+            self,
+            Self::Report { .. }
+                | Self::Spawn { .. }
+                | Self::Cancel { .. }
+                | Self::Replace { .. }
+                | Self::Advance { .. }
+        )
+    }
+}
+
 /// What the next step is chosen by.
 #[derive(Clone, Debug)]
 pub(crate) struct Life {

@@ -228,7 +228,7 @@ impl World {
         if !same {
             report = Report { outcome: Outcome::Killed { signal: 9 }, result: None, plan: None };
         }
-        let answer = self.send(at, before.node, before.lease, report, lease % 2 == 0).await;
+        let answer = self.send(at, before.node, before.lease, report, lease.is_multiple_of(2)).await;
         let wanted = if same { Ok(before.state) } else { Err(Kind::ResultConflict) };
         assert_eq!(
             answer, wanted,

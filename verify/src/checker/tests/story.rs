@@ -85,7 +85,10 @@ pub(super) fn task(ask: &str, state: State, ended: i64) -> Task {
 impl Story {
     pub(super) fn new() -> Self {
         let begin = What::Begin { unix: UNIX, seed: 0, lease_ms: 2_000 };
-        Self { lines: vec![Line { at: 0, who: "run".into(), what: begin }], calls: 0, node: NodeId::new() }
+        let mut story = Self { lines: Vec::new(), calls: 0, node: NodeId::new() };
+        story.note(0, begin);
+        story.note(DUMP - 1, What::Questions);
+        story
     }
 
     pub(super) fn note(&mut self, at: i64, what: What) {
