@@ -41,24 +41,64 @@ BEGIN
     RETURN v_now;
 END $$;
 
+-- How many tasks wait in a lane. What ended in line counts until it is passed over; not so where no more than `p_exact` are there.
+CREATE FUNCTION orca.in_line(p_lane integer, p_exact bigint) RETURNS bigint
+    LANGUAGE plpgsql STABLE SET plan_cache_mode = 'force_generic_plan' AS $$
+DECLARE
+    v_seq bigint;
+    v_upto integer;
+    v_count bigint;
+BEGIN
+    SELECT g.seq, g.upto INTO v_seq, v_upto FROM orca.grants g
+    WHERE g.lane = p_lane ORDER BY g.seq DESC, g.upto DESC LIMIT 1;
+    SELECT coalesce(sum(s.size), 0) - CASE WHEN bool_or(s.seq = v_seq) THEN v_upto ELSE 0 END INTO v_count
+    FROM orca.segments s WHERE s.lane = p_lane AND s.seq >= coalesce(v_seq, 0);
+    IF v_count BETWEEN 1 AND p_exact THEN
+        SELECT count(*) INTO v_count FROM orca.segments s
+        CROSS JOIN LATERAL unnest(s.tasks[CASE WHEN s.seq = v_seq THEN v_upto + 1 ELSE 1 END :]) AS u(id)
+        JOIN orca.tasks t ON t.id = u.id AND t.state = 'queued'
+        WHERE s.lane = p_lane AND s.seq >= coalesce(v_seq, 0);
+    END IF;
+    RETURN v_count;
+END $$;
+
+-- Waits until these lanes' limits and rates are this transaction's to count: in one order, and before anything is counted, so
+-- that claims that want several wait for each other but never in a circle. Whoever changes settings waits for the claims under
+-- way, and they for it.
+CREATE FUNCTION orca.lock_limits(p_namespace text, p_lanes integer[]) RETURNS void
+    LANGUAGE plpgsql SET plan_cache_mode = 'force_generic_plan' AS $$
+BEGIN
+    PERFORM pg_advisory_xact_lock_shared(7024422, hashtext(p_namespace));
+    IF EXISTS (SELECT FROM orca.namespaces n WHERE n.name = p_namespace AND n.max_running IS NOT NULL) THEN
+        PERFORM pg_advisory_xact_lock(7024423, hashtext(p_namespace));
+    END IF;
+    PERFORM FROM orca.queues q
+    WHERE q.namespace = p_namespace AND (q.max_running IS NOT NULL OR q.rate_tasks IS NOT NULL)
+      AND EXISTS (SELECT FROM orca.lanes l WHERE l.id = ANY (p_lanes) AND l.queue = q.queue AND q.grp IN ('', l.grp))
+    ORDER BY q.queue, q.grp FOR UPDATE;
+END $$;
+
+-- What there is of a rate at an instant, in tasks. A clock that went back takes nothing away.
+CREATE FUNCTION orca.rate_left(p_tasks integer, p_per_ms bigint, p_left double precision, p_at timestamptz, p_now timestamptz)
+    RETURNS double precision
+    LANGUAGE sql IMMUTABLE PARALLEL SAFE
+    RETURN least(p_tasks, coalesce(p_left, p_tasks)
+        + greatest(coalesce(extract(epoch FROM p_now - p_at), 0), 0) * 1000 * p_tasks / p_per_ms);
+
 -- How many tasks of a lane may be granted now, of so many wanted: what the settings of its queue, its group and its
--- namespace leave. What is taken of a rate is noted at once.
+-- namespace leave. `orca.lock_limits` comes before it.
 CREATE FUNCTION orca.allowance(p_lane integer, p_want integer) RETURNS integer
     LANGUAGE plpgsql SET plan_cache_mode = 'force_generic_plan' AS $$
 DECLARE
     v_lane orca.lanes;
     v_set orca.queues;
-    v_want integer := p_want;
+    v_want bigint := p_want;
     v_running bigint;
     v_max integer;
-    v_allowed double precision;
 BEGIN
     SELECT * INTO v_lane FROM orca.lanes WHERE id = p_lane;
-    -- Whoever changes settings waits for the claims under way, and they for it.
-    PERFORM pg_advisory_xact_lock_shared(7024422, hashtext(v_lane.namespace));
     SELECT max_running INTO v_max FROM orca.namespaces WHERE name = v_lane.namespace;
     IF v_max IS NOT NULL THEN
-        PERFORM pg_advisory_xact_lock(7024423, hashtext(v_lane.namespace));
         SELECT coalesce(sum(g.open), 0) INTO v_running FROM orca.grants g JOIN orca.lanes l ON l.id = g.lane
         WHERE l.namespace = v_lane.namespace AND g.open > 0;
         v_want := least(v_want, v_max - v_running);
@@ -70,10 +110,6 @@ BEGIN
         IF v_set.paused_at IS NOT NULL OR v_want <= 0 THEN
             RETURN 0;
         END IF;
-        IF v_set.max_running IS NOT NULL OR v_set.rate_tasks IS NOT NULL THEN
-            PERFORM FROM orca.queues q WHERE q.namespace = v_set.namespace AND q.queue = v_set.queue AND q.grp = v_set.grp
-                FOR UPDATE;
-        END IF;
         IF v_set.max_running IS NOT NULL THEN
             SELECT coalesce(sum(g.open), 0) INTO v_running FROM orca.grants g JOIN orca.lanes l ON l.id = g.lane
             WHERE l.namespace = v_lane.namespace AND l.queue = v_lane.queue AND (v_set.grp = '' OR l.grp = v_set.grp)
@@ -81,11 +117,8 @@ BEGIN
             v_want := least(v_want, v_set.max_running - v_running);
         END IF;
         IF v_set.rate_tasks IS NOT NULL THEN
-            SELECT least(q.rate_tasks, coalesce(q.allowance, q.rate_tasks)
-                       + coalesce(extract(epoch FROM orca.now() - q.allowance_at), 0) * 1000 * q.rate_tasks / q.rate_per_ms)
-            INTO v_allowed FROM orca.queues q
-            WHERE q.namespace = v_set.namespace AND q.queue = v_set.queue AND q.grp = v_set.grp;
-            v_want := least(v_want, floor(v_allowed + 1e-6)::integer);
+            v_want := least(v_want, floor(orca.rate_left(v_set.rate_tasks, v_set.rate_per_ms, v_set.allowance,
+                v_set.allowance_at, orca.now()) + 1e-6)::bigint);
         END IF;
     END LOOP;
     RETURN greatest(v_want, 0);
@@ -95,9 +128,8 @@ END $$;
 CREATE FUNCTION orca.spend(p_lane integer, p_taken integer) RETURNS void
     LANGUAGE sql AS $$
     UPDATE orca.queues q SET
-        allowance = least(q.rate_tasks, coalesce(q.allowance, q.rate_tasks)
-            + coalesce(extract(epoch FROM orca.now() - q.allowance_at), 0) * 1000 * q.rate_tasks / q.rate_per_ms) - p_taken,
-        allowance_at = orca.now()
+        allowance = orca.rate_left(q.rate_tasks, q.rate_per_ms, q.allowance, q.allowance_at, orca.now()) - p_taken,
+        allowance_at = greatest(q.allowance_at, orca.now())
     FROM orca.lanes l
     WHERE l.id = p_lane AND q.namespace = l.namespace AND q.queue = l.queue AND q.grp IN ('', l.grp)
       AND q.rate_tasks IS NOT NULL
@@ -133,13 +165,8 @@ BEGIN
     SELECT * INTO v_node FROM orca.nodes n WHERE n.id = p_node FOR NO KEY UPDATE;
     PERFORM pg_advisory_xact_lock(7024421, u.lane)
         FROM (SELECT DISTINCT x.lane FROM unnest(p_lanes) AS x(lane) ORDER BY 1) AS u;
-    PERFORM pg_advisory_xact_lock_shared(7024422, hashtext(v_node.namespace));
-    -- Here and in order, because `allowance` meets them in the order of the lanes, which is another for every claim.
+    PERFORM orca.lock_limits(v_node.namespace, p_lanes);
     v_rated := EXISTS (SELECT FROM orca.queues q WHERE q.namespace = v_node.namespace AND q.rate_tasks IS NOT NULL);
-    PERFORM FROM orca.queues q
-    WHERE q.namespace = v_node.namespace AND (q.max_running IS NOT NULL OR q.rate_tasks IS NOT NULL)
-      AND EXISTS (SELECT FROM orca.lanes l WHERE l.id = ANY (p_lanes) AND l.queue = q.queue AND q.grp IN ('', l.grp))
-    ORDER BY q.queue, q.grp FOR UPDATE;
     SELECT CASE WHEN v_node.draining OR v_node.instance IS DISTINCT FROM p_instance THEN 0
                 ELSE least(v_most, v_node.slots - coalesce(sum(g.open), 0)) END INTO v_most
         FROM orca.grants g WHERE g.node = p_node AND g.open > 0;

@@ -1,4 +1,4 @@
-//! Who calls: bearer tokens (RFC 6750), and the three extractors that say in a handler's signature who may.
+//! Who calls: bearer tokens (RFC 6750), and the four extractors that say in a handler's signature who may.
 //!
 //! They must be a handler's first arguments, so that nothing of a request is read before its token was.
 
@@ -16,7 +16,10 @@ use crate::app::Principal;
 /// The longest token that is looked at, in bytes.
 const TOKEN: usize = 4_096;
 
-/// An operator.
+/// An admin.
+pub(crate) struct AdminAuth(pub(crate) Principal);
+
+/// An operator, or an admin.
 pub(crate) struct OperatorAuth(pub(crate) Principal);
 
 /// A planner or a worker node.
@@ -30,6 +33,24 @@ impl FromRequestParts<Api> for AnyAuth {
 
     async fn from_request_parts(parts: &mut Parts, api: &Api) -> Result<Self, Refusal> {
         authenticate(parts, api).map(Self)
+    }
+}
+
+impl FromRequestParts<Api> for AdminAuth {
+    type Rejection = Refusal;
+
+    async fn from_request_parts(parts: &mut Parts, api: &Api) -> Result<Self, Refusal> {
+        let principal = authenticate(parts, api)?;
+        match principal.access {
+            Access::Admin => Ok(Self(principal)),
+            Access::Operator | Access::Planner | Access::Worker => Err(Refusal::new(
+                Kind::Forbidden,
+                format!(
+                    "this needs an admin's token; this one is a {}'s; make one with `orca token issue --role admin`",
+                    principal.access
+                ),
+            )),
+        }
     }
 }
 

@@ -18,6 +18,8 @@ use utoipa::openapi::{ComponentsBuilder, ContentBuilder, ObjectBuilder, Ref, Ref
     ),
     tags(
         (name = "tasks", description = "Enqueue, watch, cancel, retry"),
+        (name = "queues", description = "Limits, rates, weights and pauses, by queue and group"),
+        (name = "namespaces", description = "Quotas; for admins"),
         (name = "schedules", description = "Enqueue again and again, by cron expressions in time zones"),
         (name = "artifacts", description = "Files that outlive a container"),
         (name = "events", description = "What happens, as it happens"),
@@ -81,9 +83,25 @@ const ANSWERED: &[Kind] = &[
     Kind::BodyTooLarge,
     Kind::UnsupportedMediaType,
     Kind::Validation,
+    Kind::QuotaExceeded,
     Kind::Internal,
     Kind::Unavailable,
     Kind::Timeout,
+];
+
+/// Operations that may meet a quota.
+const COUNTED: &[&str] = &[
+    "enqueue_task",
+    "enqueue_batch",
+    "retry_task",
+    "run_schedule",
+    "backfill_schedule",
+    "spawn_children",
+    "report_attempt",
+    "set_queue",
+    "pause_queue",
+    "set_group",
+    "pause_group",
 ];
 
 fn refusals(operation: &Operation) -> Vec<Kind> {
@@ -110,6 +128,9 @@ fn refusals(operation: &Operation) -> Vec<Kind> {
     let fenced = parameters.clone().any(|known| matches!(known, RefOr::T(known) if known.name == "token"));
     if operation.request_body.is_some() || fenced || operation.operation_id.as_deref() == Some("retry_task") {
         kinds.push(Kind::Conflict);
+    }
+    if operation.operation_id.as_deref().is_some_and(|id| COUNTED.contains(&id)) {
+        kinds.push(Kind::QuotaExceeded);
     }
     kinds
 }

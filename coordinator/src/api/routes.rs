@@ -6,7 +6,10 @@ use axum::middleware::from_fn;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use super::{Api, artifact, attempt, batch, dead_letter, document, event, gate, health, log, node, pipeline, schedule, task};
+use super::{
+    Api, artifact, attempt, batch, dead_letter, document, event, gate, health, log, namespace, node, pipeline,
+    queue, schedule, task,
+};
 
 /// Every route, and the document that describes it.
 pub(super) fn list() -> OpenApiRouter<Api> {
@@ -29,6 +32,14 @@ pub(super) fn list() -> OpenApiRouter<Api> {
         .routes(routes!(attempt::start))
         .routes(routes!(attempt::progress))
         .routes(routes!(attempt::logs))
+        .routes(routes!(queue::list))
+        .routes(routes!(queue::get, queue::put))
+        .routes(routes!(queue::pause))
+        .routes(routes!(queue::resume))
+        .routes(routes!(queue::put_group))
+        .routes(routes!(queue::pause_group))
+        .routes(routes!(queue::resume_group))
+        .routes(routes!(namespace::get, namespace::put))
         .routes(routes!(schedule::get, schedule::put, schedule::delete))
         .routes(routes!(schedule::pause))
         .routes(routes!(schedule::resume))

@@ -19,7 +19,7 @@ use super::check::{Check, aside, graph_problem};
 use super::enqueue::{amend, fingerprint, take_key};
 use super::graph::{Place, check_dates, prepare};
 use super::transaction::transaction;
-use super::{App, Error, Principal};
+use super::{App, Error, Principal, quota};
 use crate::db::apply::apply;
 use crate::db::snapshot::{self, Locked};
 use crate::db::{artifact, attempt, dependency, event, from_json, insert, lease, log, to_json, word};
@@ -207,6 +207,7 @@ impl App {
                     )
                 })?;
                 amend(tx, &who.namespace, key.as_ref(), &planned).await?;
+                quota::check(tx, &who.namespace, planned.tasks.len(), &[]).await?;
                 insert::tasks(tx, &who.namespace, &planned.tasks, effects).await?;
                 apply(tx, &[(parent, change)], effects).await?;
                 Ok(Enqueued { ids: planned.ids, existing: planned.existing })

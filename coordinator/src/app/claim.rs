@@ -1,10 +1,11 @@
 //! Granting work: at once where there is some, else as soon as there is.
 
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
 use orca_proto::duration::Span;
-use orca_proto::ids::{FencingToken, NodeId, TaskId};
+use orca_proto::ids::{FencingToken, InstanceId, NodeId, TaskId};
 use orca_proto::limits;
 use orca_proto::node::{ClaimRequest, Claimed, Grant};
 use orca_proto::problem::Kind;
@@ -15,13 +16,13 @@ use tokio::time::Instant;
 use super::check::Check;
 use super::lines::millicpus;
 use super::node::{check_owner, role_of};
-use super::signals::{Waiter, Wanting};
 use super::transaction::statement;
+use super::waiting::{Waiter, Wanting};
 use super::{App, Error, Principal};
 use crate::db::apply::role_word;
 use crate::db::rules::{self, Rules};
 use crate::db::{corrupt, node, queue, word};
-use crate::dispatch::{Asker, Capacity, Fleet, Moment, choose};
+use crate::dispatch::{Asker, Capacity, Fleet, Flow, LaneKey, Line, Moment, Pick, again_in, choose};
 
 /// The longest that a claim is held.
 const HOLD: Duration = Duration::from_secs(60);
@@ -29,12 +30,29 @@ const HOLD: Duration = Duration::from_secs(60);
 const QUEUES: usize = 64;
 /// The most processor cores that a node may say it has.
 const CPUS: f64 = 1e6;
-/// Lanes that one claim takes of.
+/// Lanes that one statement takes of.
 const LANES: usize = 64;
 /// How often a claim looks again when what it chose was gone.
 const LOOKS: usize = 3;
-/// Before a claim that was refused what it chose looks again.
+
+/// When a claim that was refused what it chose looks again: the node's slots are all lent, and who knows until when.
 const REFUSED: Duration = Duration::from_secs(1);
+/// The longest that a claim waits for a rate by itself.
+const SOON: Duration = Duration::from_secs(1);
+/// The shortest.
+const SHORTEST: Duration = Duration::from_millis(2);
+/// When a claim looks again where by this machine's clock a task may begin, and by the database's not yet.
+const SKEW: Duration = Duration::from_millis(50);
+
+/// What a look brought.
+#[derive(Default)]
+struct Found {
+    grants: Vec<Grant<Box<RawValue>>>,
+    /// When there may be more, as far as that is known.
+    again_in: Option<Duration>,
+    /// There was something that the database refused: the node has no slots left, or a limit is not known here yet.
+    refused: bool,
+}
 
 /// Grants whose specs are the text as it was stored.
 pub type RawClaimed = Claimed<Box<RawValue>>;
@@ -62,23 +80,37 @@ impl App {
         let asker = Arc::new(Box::pin(self.asker(who, node, role, &request)).await?);
         let waiter = self.0.signals.join(Arc::clone(&asker));
         let _here = self.0.presence.hold(node);
+        let nothing = Claimed { grants: Vec::new() };
+        let mut held = false;
         loop {
             waiter.take();
-            let (grants, refused) = Box::pin(self.look(node, &asker, &request, &waiter)).await?;
-            if !grants.is_empty() {
-                return Ok(Claimed { grants });
+            let found = Box::pin(self.look(&waiter, &asker, &request)).await?;
+            if !found.grants.is_empty() {
+                return Ok(Claimed { grants: found.grants });
             }
-            // What it was refused it would be refused again at once: others are woken instead of it for a while.
-            let until = if refused {
-                waiter.pass();
-                deadline.min(Instant::now() + REFUSED)
-            } else {
-                deadline
-            };
+            if !held && deadline > Instant::now() {
+                // Not when it came, for most are answered at once; but whoever drains from now on wakes it.
+                let mut connection = self.0.pool.acquire().await?;
+                if node::draining(&mut connection, node).await? {
+                    return Ok(nothing);
+                }
+                held = true;
+            }
+            let again = Instant::now() + found.again_in.unwrap_or(HOLD);
+            let armed = found.again_in.and_then(|_| self.0.signals.arm(&asker.namespace, again));
+            let until = if found.refused { deadline.min(Instant::now() + REFUSED) } else { deadline };
             tokio::select! {
                 () = waiter.woken() => {}
-                () = tokio::time::sleep_until(until) => if until >= deadline { return Ok(Claimed { grants }) },
-                () = self.0.shutdown.cancelled() => return Ok(Claimed { grants }),
+                () = tokio::time::sleep_until(again), if armed.is_some() => {
+                    drop(armed);
+                    let lanes = self.0.lines.bounded_lanes(&asker.namespace);
+                    self.0.signals.wake_any(lanes.iter().map(|(_, lane)| lane.as_ref()));
+                }
+                () = tokio::time::sleep_until(until) => if until >= deadline { return Ok(nothing) },
+                () = self.0.shutdown.cancelled() => return Ok(nothing),
+            }
+            if waiter.drained() {
+                return Ok(nothing);
             }
         }
     }
@@ -120,23 +152,24 @@ impl App {
                 .free
                 .map(|free| Capacity { millicpus: millicpus(free.cpus), memory: free.memory.0 }),
         };
-        Ok(Wanting { namespace: who.namespace.clone(), role, node })
+        Ok(Wanting { id, namespace: who.namespace.clone(), role, node })
     }
 
-    /// Chooses from what is thought to wait, and takes it, as long as there seems to be something. Answers also whether there
-    /// was something to the last that the database refused: the node has no slots left, or a limit is not known here yet.
+    /// Chooses from what is thought to wait, and takes it, as long as there seems to be something.
     async fn look(
         &self,
-        node: NodeId,
-        asker: &Arc<Wanting>,
-        request: &ClaimRequest,
         waiter: &Waiter<'_>,
-    ) -> Result<(Vec<Grant<Box<RawValue>>>, bool), Error> {
-        let mut refused = false;
+        asker: &Wanting,
+        request: &ClaimRequest,
+    ) -> Result<Found, Error> {
+        let (lines, signals) = (&self.0.lines, &self.0.signals);
+        let mut found = Found::default();
+        let mut refused: HashMap<i32, Arc<LaneKey>> = HashMap::new();
         for _ in 0..LOOKS {
-            let look = self.0.lines.look(&asker.namespace, asker.role);
+            let mut look = lines.look(&asker.namespace, asker.role);
+            look.lines.retain(|line| !refused.contains_key(&line.id));
             if look.lines.is_empty() {
-                return Ok((Vec::new(), false));
+                break;
             }
             let known = self.rules(&asker.namespace).await?;
             let fleet = match look.lines.iter().any(|line| !line.lane.prefers.is_empty()) {
@@ -145,54 +178,104 @@ impl App {
             };
             let now_us = self.0.clock.now_us();
             let moment = Moment { settings: &known.settings, usage: &known.usage, fleet: &fleet, now_us };
-            let mut picks = self.0.lines.with_fairness(&asker.namespace, asker.role, |fairness| {
+            let picks = lines.with_fairness(&asker.namespace, asker.role, |fairness| {
                 choose(fairness, &asker.node, &look.lines, &moment)
             });
-            if picks.is_empty() {
-                return Ok((Vec::new(), false));
+            let rated = known.settings.has_rates();
+            if rated {
+                found.wait(due_in(asker, &look.lines, &moment));
             }
-            picks.truncate(LANES);
+            if picks.is_empty() {
+                break;
+            }
+            let (granted, left) = self.grant((asker.id, request.instance), &picks, request.slots).await?;
+            lines.left(&look, &left);
+            let more = left.iter().filter(|lane| lane.since.is_some());
+            let more: Vec<_> = more.filter_map(|lane| Some((lane.lane, lines.key(lane.lane)?))).collect();
+            if granted.is_empty() {
+                // A limit that another coordinator's claims have used up, or slots that this node had lent already.
+                if rated && !more.is_empty() {
+                    found.wait(Some(SKEW));
+                }
+                refused.extend(more);
+                continue;
+            }
+            // There may be more than fits here, and others who wait for it.
+            waiter.leave();
+            more.iter().for_each(|(_, lane)| signals.wake_claim(lane));
+            if known.settings.is_bounded() {
+                let lanes = lines.bounded_lanes(&asker.namespace);
+                signals.wake_any(lanes.iter().map(|(_, lane)| lane.as_ref()));
+            }
+            signals.pulse.notify_one();
+            let grants = granted.into_iter().map(|granted| grant(granted, self.0.lease));
+            found.grants = grants.collect::<Result<_, Error>>()?;
+            break;
+        }
+        found.refused = !refused.is_empty();
+        for lane in refused.values() {
+            signals.wake_after(lane, waiter);
+        }
+        Ok(found)
+    }
+
+    /// Takes what was chosen, at most `slots` tasks of it.
+    async fn grant(
+        &self,
+        node: (NodeId, InstanceId),
+        picks: &[Pick],
+        slots: u32,
+    ) -> Result<(Vec<queue::Granted>, Vec<queue::Left>), Error> {
+        let (mut granted, mut left) = (Vec::new(), Vec::new());
+        let slots = usize::try_from(slots).unwrap_or(usize::MAX);
+        for picks in picks.chunks(LANES) {
+            let most = slots.saturating_sub(granted.len());
+            if most == 0 {
+                break;
+            }
+            let most = i32::try_from(most).unwrap_or(i32::MAX);
             let lanes: Vec<i32> = picks.iter().map(|pick| pick.lane).collect();
             let wants: Vec<i32> =
                 picks.iter().map(|pick| i32::try_from(pick.most).unwrap_or(i32::MAX)).collect();
-            let most = i32::try_from(request.slots).unwrap_or(i32::MAX);
-            let (app, instance) = (self.clone(), request.instance);
-            let (granted, left) = self
+            let app = self.clone();
+            let taken = self
                 .spawned(async move {
                     statement!(app, |connection| {
-                        queue::claim(connection, (node, instance), &lanes, &wants, most, app.0.lease).await
+                        queue::claim(connection, node, &lanes, &wants, most, app.0.lease).await
                     })
                 })
-                .await?;
-            self.0.lines.left(&look, &left);
-            // There may be more than fits here, and others who wait for it.
-            for lane in left.iter().filter(|lane| lane.since.is_some()) {
-                if let Some(key) = self.0.lines.key(lane.lane) {
-                    self.0.signals.wake_other_claim(&key, waiter);
+                .await;
+            match taken {
+                Ok((more, how)) => {
+                    granted.extend(more);
+                    left.extend(how);
                 }
-            }
-            refused = left.iter().any(|lane| lane.since.is_some());
-            if !granted.is_empty() {
-                self.0.signals.pulse.notify_one();
-                let grants: Result<_, Error> =
-                    granted.into_iter().map(|granted| grant(granted, self.0.lease)).collect();
-                return Ok((grants?, false));
+                // What was granted before must not be lost with it.
+                Err(error) if !granted.is_empty() => {
+                    tracing::warn!(%error, "a claim was cut short");
+                    break;
+                }
+                Err(error) => return Err(error),
             }
         }
-        Ok((Vec::new(), refused))
+        Ok((granted, left))
+    }
+
+    /// What is set for a namespace.
+    pub(crate) async fn settings(&self, namespace: &str) -> Result<Arc<Rules>, Error> {
+        if let Some(known) = self.0.lines.settings(namespace) {
+            return Ok(known);
+        }
+        let changes = self.0.lines.changes();
+        let mut connection = self.0.pool.acquire().await?;
+        let known = Arc::new(rules::load(&mut connection, namespace).await?);
+        self.0.lines.keep_settings(namespace, Arc::clone(&known), changes);
+        Ok(known)
     }
 
     /// What is set for a namespace, and in use of it where that is bounded.
     pub(crate) async fn rules(&self, namespace: &str) -> Result<Arc<Rules>, Error> {
-        let known = match self.0.lines.settings(namespace) {
-            Some(known) => known,
-            None => {
-                let mut connection = self.0.pool.acquire().await?;
-                let known = Arc::new(rules::load(&mut connection, namespace).await?);
-                self.0.lines.keep_settings(namespace, Arc::clone(&known));
-                known
-            }
-        };
+        let known = self.settings(namespace).await?;
         if !known.settings.is_bounded() {
             return Ok(known);
         }
@@ -211,6 +294,20 @@ impl App {
         let fleet = Arc::new(Fleet::new(nodes.iter().map(|node| (&node.labels, &node.queues))));
         self.0.lines.keep_fleet(namespace, role, Arc::clone(&fleet));
         Ok(fleet)
+    }
+}
+
+/// How long until something that only a rate holds back may begin, where that is soon: all else is looked at each second anyway.
+fn due_in(asker: &Wanting, lines: &[Line], moment: &Moment<'_>) -> Option<Duration> {
+    let flows: HashSet<&Flow> =
+        lines.iter().filter(|line| asker.takes(&line.lane)).map(|line| &line.lane.flow).collect();
+    flows.into_iter().filter_map(|flow| again_in(flow, moment)).min()
+}
+
+impl Found {
+    fn wait(&mut self, again_in: Option<Duration>) {
+        let soon = again_in.filter(|wait| *wait < SOON).map(|wait| wait.max(SHORTEST));
+        self.again_in = [self.again_in, soon].into_iter().flatten().min();
     }
 }
 

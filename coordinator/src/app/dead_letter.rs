@@ -199,7 +199,7 @@ impl App {
             task.retry_of = retried.get(&task.id).copied().map(TaskId);
         }
         dead_letter::dismiss(connection, &old).await?;
-        quota::check(connection, namespace, planned.tasks.len()).await?;
+        quota::check(connection, namespace, planned.tasks.len(), &[]).await?;
         insert::tasks(connection, namespace, &planned.tasks, effects).await?;
         Ok(Enqueued { ids: planned.ids, existing: planned.existing })
     }

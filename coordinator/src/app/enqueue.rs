@@ -17,11 +17,11 @@ use sqlx::PgConnection;
 use super::check::{Check, aside, graph_problem};
 use super::dead_letter::once_more;
 use super::gather::is_simple;
-use super::graph::{Place, Planned, check_dates, prepare, same_lane};
+use super::graph::{Place, Planned, check_dates, make_lanes, prepare, same_lane};
 use super::lines::lane_of;
 use super::transaction::transaction;
 use super::{App, Error, Principal, quota};
-use crate::db::{dead_letter, dependency, idempotency, insert, lane, session, task};
+use crate::db::{dead_letter, dependency, idempotency, insert, session, task};
 use crate::dispatch::LaneKey;
 
 /// The fingerprint of a request under an idempotency key.
@@ -177,30 +177,41 @@ impl App {
         retry_of: Option<TaskId>,
     ) -> Result<Enqueued, Error> {
         let (app, namespace) = (self.clone(), who.namespace.clone());
-        self.learn_lanes(&namespace, &tasks).await?;
+        let unknown = self.unknown_lanes(&namespace, &tasks);
         let ids: Vec<TaskId> = tasks.iter().map(|_| TaskId::new()).collect();
-        self.spawned(async move {
-            transaction!(app, |tx, effects| {
-                if let Some(before) = take_key(tx, &namespace, key.as_ref(), &ids).await? {
-                    return Ok(Enqueued::from(before));
-                }
-                let place = Place { lines: &app.0.lines, namespace: &namespace, parent: None, listed };
-                let mut planned = prepare(tx, &place, &ids, tasks.clone(), &graph).await?;
-                amend(tx, &namespace, key.as_ref(), &planned).await?;
-                if let Some(old) = retry_of {
-                    planned.tasks.iter_mut().for_each(|task| task.retry_of = retry_of);
-                    dead_letter::dismiss(tx, &[old.0]).await?;
-                }
-                quota::check(tx, &namespace, planned.tasks.len()).await?;
-                insert::tasks(tx, &namespace, &planned.tasks, effects).await?;
-                Ok(Enqueued { ids: planned.ids, existing: planned.existing })
+        let enqueued = self
+            .spawned(async move {
+                transaction!(app, |tx, effects| {
+                    if let Some(before) = take_key(tx, &namespace, key.as_ref(), &ids).await? {
+                        return Ok(Enqueued::from(before));
+                    }
+                    let place = Place { lines: &app.0.lines, namespace: &namespace, parent: None, listed };
+                    let mut planned = prepare(tx, &place, &ids, tasks.clone(), &graph).await?;
+                    amend(tx, &namespace, key.as_ref(), &planned).await?;
+                    if let Some(old) = retry_of {
+                        planned.tasks.iter_mut().for_each(|task| task.retry_of = retry_of);
+                        dead_letter::dismiss(tx, &[old.0]).await?;
+                    }
+                    quota::check(tx, &namespace, planned.tasks.len(), &[]).await?;
+                    insert::tasks(tx, &namespace, &planned.tasks, effects).await?;
+                    Ok(Enqueued { ids: planned.ids, existing: planned.existing })
+                })
             })
-        })
-        .await
+            .await?;
+        // Not before: what is refused must not leave a queue behind. What fails here is made up for by the next.
+        if let Err(error) = self.make_known(&who.namespace, unknown).await {
+            tracing::debug!(%error, "cannot look up new lanes");
+        }
+        Ok(enqueued)
     }
 
     /// Makes the lanes of these tasks known, so that no transaction has to make them.
     pub(crate) async fn learn_lanes(&self, namespace: &str, tasks: &[NewTask]) -> Result<(), Error> {
+        self.make_known(namespace, self.unknown_lanes(namespace, tasks)).await
+    }
+
+    /// Those lanes of these tasks that are not known.
+    fn unknown_lanes(&self, namespace: &str, tasks: &[NewTask]) -> HashSet<LaneKey> {
         let mut before: Option<&NewTask> = None;
         let mut unknown = HashSet::new();
         for task in tasks {
@@ -212,14 +223,17 @@ impl App {
             }
             before = Some(task);
         }
+        unknown
+    }
+
+    async fn make_known(&self, namespace: &str, unknown: HashSet<LaneKey>) -> Result<(), Error> {
         if unknown.is_empty() {
             return Ok(());
         }
         let keys: Vec<LaneKey> = unknown.into_iter().collect();
-        let app = self.clone();
+        let (app, namespace) = (self.clone(), namespace.to_owned());
         self.spawned(async move {
-            let mut connection = app.0.pool.acquire().await?;
-            let numbers = lane::resolve(&mut connection, &keys).await?;
+            let numbers = transaction!(app, |tx, _effects| make_lanes(tx, &namespace, &keys).await)?;
             for (number, key) in numbers.into_iter().zip(keys) {
                 app.0.lines.learn(number, key);
             }

@@ -14,7 +14,7 @@ use uuid::Uuid;
 
 use super::Error;
 use super::lines::{Lines, lane_of};
-use super::unique;
+use super::{quota, unique};
 use crate::db::dependency::Target;
 use crate::db::insert::Prepared;
 use crate::db::snapshot::Locked;
@@ -147,32 +147,48 @@ async fn lanes(
     place: &Place<'_>,
     tasks: &[NewTask],
 ) -> Result<Vec<i32>, Error> {
-    let mut numbers: HashMap<LaneKey, i32> = HashMap::new();
-    let mut last: Option<(&NewTask, i32)> = None;
-    let mut lanes = Vec::with_capacity(tasks.len());
+    // Most lists are all of one kind: for each run of tasks of one lane, how long it is, and its lane.
+    let mut runs: Vec<(usize, LaneKey)> = Vec::new();
+    let mut last: Option<&NewTask> = None;
     for task in tasks {
-        // Most lists are all of one kind.
-        if let Some((before, number)) = last
-            && same_lane(before, task)
-        {
-            lanes.push(number);
-            continue;
+        match runs.last_mut().filter(|_| last.is_some_and(|before| same_lane(before, task))) {
+            Some((length, _)) => *length += 1,
+            None => runs.push((1, lane_of(place.namespace, task))),
         }
-        let key = lane_of(place.namespace, task);
-        let number = match place.lines.number(&key).or_else(|| numbers.get(&key).copied()) {
-            Some(number) => number,
-            None => {
-                let made = lane::resolve(connection, std::slice::from_ref(&key)).await?;
-                let number =
-                    *made.first().ok_or_else(|| Error::Internal("a lane got no number".to_owned()))?;
-                numbers.insert(key, number);
-                number
-            }
-        };
-        last = Some((task, number));
-        lanes.push(number);
+        last = Some(task);
+    }
+    let mut numbers: HashMap<&LaneKey, i32> = HashMap::new();
+    let mut unknown: HashSet<&LaneKey> = HashSet::new();
+    for (_, key) in &runs {
+        match place.lines.number(key) {
+            Some(number) => drop(numbers.insert(key, number)),
+            None => drop(unknown.insert(key)),
+        }
+    }
+    if !unknown.is_empty() {
+        let made: Vec<LaneKey> = unknown.iter().map(|key| (*key).clone()).collect();
+        let made = make_lanes(connection, place.namespace, &made).await?;
+        numbers.extend(unknown.into_iter().zip(made));
+    }
+    let mut lanes = Vec::with_capacity(tasks.len());
+    for (length, key) in &runs {
+        let number =
+            numbers.get(key).copied().ok_or_else(|| Error::Internal("a lane got no number".to_owned()))?;
+        lanes.extend(std::iter::repeat_n(number, *length));
     }
     Ok(lanes)
+}
+
+/// The numbers of these lanes of a namespace, in the same order; those that are not there yet are made, if it may have their
+/// queues.
+pub(crate) async fn make_lanes(
+    connection: &mut PgConnection,
+    namespace: &str,
+    keys: &[LaneKey],
+) -> Result<Vec<i32>, Error> {
+    let queues: Vec<String> = keys.iter().map(|key| key.flow.queue().to_owned()).collect();
+    quota::check(connection, namespace, 0, &queues).await?;
+    Ok(lane::resolve(connection, keys).await?)
 }
 
 /// Whether two tasks of a namespace stand in one lane.
@@ -204,8 +220,13 @@ pub(crate) async fn refused(
     reason: String,
 ) -> Result<Prepared, Error> {
     let now = session::now(connection).await?;
-    let lane = lanes(connection, place, std::slice::from_ref(&spec)).await?;
-    let lane = *lane.first().ok_or_else(|| Error::Internal("fewer lanes than tasks".to_owned()))?;
+    let key = lane_of(place.namespace, &spec);
+    // Also of a queue that the namespace may not have: it must be told somewhere that it was refused.
+    let lane = match place.lines.number(&key) {
+        Some(number) => Some(number),
+        None => lane::resolve(connection, &[key]).await?.first().copied(),
+    };
+    let lane = lane.ok_or_else(|| Error::Internal("a lane got no number".to_owned()))?;
     // What it names may not exist, and it takes nothing.
     let spec = NewTask { artifacts: Vec::new(), unique: None, ..spec };
     let within = Within { lane, depth: 0, now };

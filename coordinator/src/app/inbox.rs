@@ -121,7 +121,6 @@ impl App {
     }
 
     async fn store(&self, entry: Entry, valid: Valid) -> Result<(), Error> {
-        self.learn_lanes(&entry.namespace, std::slice::from_ref(&valid.spec)).await?;
         let (app, spec, kept) = (self.clone(), valid.spec.clone(), entry.clone());
         let stored = self
             .spawned(async move {
@@ -145,7 +144,6 @@ impl App {
     async fn refuse(&self, entry: Entry, spec: Option<NewTask>, reason: String) -> Result<(), Error> {
         // What cannot be read is not kept: its place is taken by a task that could not run either.
         let spec = spec.unwrap_or_else(|| NewTask { name: Some("invalid".into()), ..NewTask::new("invalid") });
-        self.learn_lanes(&entry.namespace, std::slice::from_ref(&spec)).await?;
         let app = self.clone();
         self.spawned(async move {
             transaction!(app, |tx, effects| {
@@ -187,7 +185,7 @@ async fn store_one(
     if let Some(holder) = planned.existing.first() {
         return Ok(Some(format!("task {holder} holds its unique key")));
     }
-    quota::check(tx, &entry.namespace, 1).await?;
+    quota::check(tx, &entry.namespace, 1, &[]).await?;
     inbox::remove(tx, &[entry.seq]).await?;
     insert::tasks(tx, &entry.namespace, &planned.tasks, effects).await?;
     Ok(None)

@@ -15,6 +15,8 @@ use crate::dispatch::{Capacity, Fairness, Fleet, Flow, LaneKey, Line};
 
 /// How long settings and fleets are taken for true.
 const FRESH: Duration = Duration::from_secs(1);
+/// How long it is taken for true whether a namespace has limits.
+const KNOWN_BOUNDS: Duration = Duration::from_secs(5);
 /// Lanes whose numbers are kept.
 const KNOWN: usize = 100_000;
 
@@ -30,6 +32,8 @@ struct State {
     version: u64,
     fairness: HashMap<(String, Role), Fairness>,
     settings: HashMap<String, (Instant, Arc<Rules>)>,
+    /// Counts how often settings were forgotten: what was read before does not hold.
+    changes: u64,
     fleets: HashMap<(String, Role), (Instant, Arc<Fleet>)>,
 }
 
@@ -100,13 +104,6 @@ impl Lines {
         Look { lines, version: state.version }
     }
 
-    /// Lanes in which something is thought to wait; with `namespace`, of that one.
-    pub(crate) fn waiting(&self, namespace: Option<&str>) -> Vec<Arc<LaneKey>> {
-        let state = self.lock();
-        let keys = state.waiting.keys().filter_map(|id| state.keys.get(id));
-        keys.filter(|key| namespace.is_none_or(|namespace| key.namespace == namespace)).cloned().collect()
-    }
-
     /// Takes in how a claim that was chosen from `look` left its lanes.
     pub(crate) fn left(&self, look: &Look, left: &[Left]) {
         let mut state = self.lock();
@@ -168,14 +165,48 @@ impl Lines {
         (read.elapsed() < FRESH).then(|| Arc::clone(settings))
     }
 
-    /// Keeps a namespace's settings for a moment.
-    pub(crate) fn keep_settings(&self, namespace: &str, settings: Arc<Rules>) {
-        self.lock().settings.insert(namespace.to_owned(), (Instant::now(), settings));
+    /// Whether a namespace has limits or rates, if that was read lately.
+    pub(crate) fn bounded(&self, namespace: &str) -> Option<bool> {
+        let state = self.lock();
+        let (read, known) = state.settings.get(namespace)?;
+        (read.elapsed() < KNOWN_BOUNDS).then(|| known.settings.is_bounded())
+    }
+
+    /// Lanes of a namespace in which something is thought to wait and that a limit or a rate applies to; all of its lanes where
+    /// its settings are not known.
+    pub(crate) fn bounded_lanes(&self, namespace: &str) -> Vec<(i32, Arc<LaneKey>)> {
+        let state = self.lock();
+        let known = state.settings.get(namespace).map(|(_, known)| Arc::clone(known));
+        let keys = state.waiting.keys().filter_map(|id| state.keys.get(id).map(|key| (*id, Arc::clone(key))));
+        keys.filter(|(_, key)| key.namespace == namespace)
+            .filter(|(_, key)| known.as_ref().is_none_or(|known| known.settings.bounds(&key.flow)))
+            .collect()
+    }
+
+    /// Whether anything is thought to wait in a namespace.
+    pub(crate) fn any_waiting(&self, namespace: &str) -> bool {
+        let state = self.lock();
+        state.waiting.keys().filter_map(|id| state.keys.get(id)).any(|key| key.namespace == namespace)
+    }
+
+    /// To be asked before settings are read, and told when they are kept.
+    pub(crate) fn changes(&self) -> u64 {
+        self.lock().changes
+    }
+
+    /// Keeps a namespace's settings for a moment, unless some were changed since `changes`.
+    pub(crate) fn keep_settings(&self, namespace: &str, settings: Arc<Rules>, changes: u64) {
+        let mut state = self.lock();
+        if state.changes == changes {
+            state.settings.insert(namespace.to_owned(), (Instant::now(), settings));
+        }
     }
 
     /// Forgets all settings: somebody changed some.
     pub(crate) fn forget_settings(&self) {
-        self.lock().settings.clear();
+        let mut state = self.lock();
+        state.changes += 1;
+        state.settings.clear();
     }
 
     /// The live nodes of a role and namespace, if they were looked at a moment ago.

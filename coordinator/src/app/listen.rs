@@ -36,6 +36,9 @@ struct Notice {
     /// Nodes that have something to cancel.
     #[serde(default)]
     nodes: Vec<Uuid>,
+    /// Nodes that have begun to drain.
+    #[serde(default)]
+    drains: Vec<Uuid>,
     /// Settings of queues changed.
     #[serde(default)]
     settings: bool,
@@ -67,6 +70,7 @@ async fn send(app: &App, outbox: Outbox) -> Result<(), crate::error::Error> {
         from: app.0.signals.process,
         lanes: outbox.lanes.into_iter().collect(),
         nodes: outbox.nodes.into_iter().map(|node| node.0).collect(),
+        drains: outbox.drains.into_iter().map(|node| node.0).collect(),
         settings: outbox.settings,
         schedules: outbox.schedules,
         all: false,
@@ -95,6 +99,9 @@ pub(crate) async fn run(app: App, shutdown: CancellationToken) {
 async fn listen(app: &App) -> sqlx::Result<()> {
     let mut listener = PgListener::connect_with(&app.0.pool).await?;
     listener.listen(CHANNEL).await?;
+    // Whatever was told before is not known here.
+    app.0.lines.forget_settings();
+    app.0.signals.dropped.notify_one();
     loop {
         let notification = listener.recv().await?;
         match serde_json::from_str::<Notice>(notification.payload()) {
@@ -117,6 +124,7 @@ async fn pass_on(app: &App, notice: &Notice) -> sqlx::Result<()> {
         signals.wake_nodes();
     }
     notice.nodes.iter().for_each(|node| signals.wake_node(NodeId(*node)));
+    notice.drains.iter().for_each(|node| signals.drain(NodeId(*node)));
     if notice.all || notice.settings {
         signals.dropped.notify_one();
     }

@@ -37,8 +37,10 @@ mod inbox;
 pub(crate) mod lines;
 mod listen;
 mod log;
+mod namespace;
 mod node;
 mod presence;
+mod queue;
 mod quota;
 mod renew;
 mod report;
@@ -48,6 +50,7 @@ pub(crate) mod signals;
 mod task;
 pub(crate) mod transaction;
 mod unique;
+mod waiting;
 mod why;
 
 pub(crate) use cancel::cancel_under;
@@ -222,6 +225,12 @@ impl App {
             stats.tasks.push((state, count));
         }
         Ok(stats)
+    }
+
+    /// Claims that wait for work at this coordinator, or are about to be answered.
+    #[must_use]
+    pub fn waiting_claims(&self) -> usize {
+        self.0.signals.claims()
     }
 
     /// Runs every reconciler once, now. They run by themselves all the time; tests that move the clock need not wait.

@@ -40,6 +40,10 @@ impl App {
         check.done()?;
         let deadline = Instant::now() + request.wait.get().min(self.0.lease / 3);
         let kept = self.renew_once(who, node, &request).await?;
+        if request.draining {
+            self.0.signals.drain(node);
+            self.0.signals.post_drain(node);
+        }
         let known: HashSet<LeaseRef> = request.cancelling.iter().copied().collect();
         let fresh = |leases: &[(LeaseRef, bool)]| -> Vec<LeaseRef> {
             leases

@@ -18,7 +18,7 @@ use super::enqueue::fingerprint;
 use super::graph::{Place, check_dates, prepare};
 use super::lines::Lines;
 use super::transaction::{sample, statement, transaction};
-use super::{App, Error, Principal};
+use super::{App, Error, Principal, quota};
 use crate::db::apply::{Effects, apply};
 use crate::db::insert::Prepared;
 use crate::db::snapshot::{self, Locked};
@@ -88,6 +88,7 @@ impl App {
                     released: [who.namespace.clone()].into(),
                     ..Effects::default()
                 };
+                app.learn_bounds(&effects).await;
                 app.publish(&effects);
             }
             Ok(settled.into_iter().collect())
@@ -264,6 +265,15 @@ async fn insert_plan(
     let finish = finish_step(goal, planner, spec, prepared.is_empty())?;
     task::set_finish(connection, goal.id, finish.id).await?;
     prepared.push(finish);
+    // What can never fit must not be sent again and again.
+    if let Some(most) = quota::too_many(connection, &goal.namespace, prepared.len()).await? {
+        let detail = format!(
+            "holds {} tasks, the finish step among them; the namespace may have {most} open tasks in all",
+            prepared.len()
+        );
+        return Err(as_invalid(Error::field("/plan/tasks", detail)));
+    }
+    quota::check(connection, &goal.namespace, prepared.len(), &[]).await?;
     insert::tasks(connection, &goal.namespace, &prepared, effects).await?;
     Ok(i32::try_from(prepared.len()).unwrap_or(i32::MAX))
 }

@@ -1,21 +1,19 @@
 //! Wake-ups inside the process: who waits for work, for cancels, for events, for log lines.
 //!
 //! A signal is only ever a hint to look at the database again, and every wait has a limit: a lost or doubled one costs
-//! time, never truth. What becomes ready wakes one waiting claim that may take it; a claim that could not take all passes the
-//! hint on.
+//! time, never truth. Claims that wait are in [`waiting`](super::waiting).
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::hash::{BuildHasher, BuildHasherDefault, DefaultHasher, Hash};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use orca_proto::ids::{NodeId, TaskId};
-use orca_proto::spec::{Role, meets};
 use tokio::sync::Notify;
 use uuid::Uuid;
 
+use super::waiting::Waiters;
 use crate::db::apply::Effects;
-use crate::dispatch::{Asker, LaneKey};
 
 /// How many notifications ids are spread over.
 const SHARDS: usize = 64;
@@ -24,7 +22,7 @@ const SHARDS: usize = 64;
 pub(crate) struct Signals {
     /// Names this process in notifications, so that it can pass over its own.
     pub(crate) process: Uuid,
-    waiters: Mutex<Waiters>,
+    pub(super) waiters: Mutex<Waiters>,
     nodes: Vec<Notify>,
     logs: Vec<Notify>,
     /// Signals that operators send to tasks.
@@ -51,47 +49,10 @@ pub(crate) struct Signals {
 pub(crate) struct Outbox {
     pub(crate) lanes: BTreeSet<i32>,
     pub(crate) nodes: BTreeSet<NodeId>,
+    /// Those that have begun to drain.
+    pub(crate) drains: BTreeSet<NodeId>,
     pub(crate) settings: bool,
     pub(crate) schedules: bool,
-}
-
-#[derive(Default)]
-struct Waiters {
-    next: u64,
-    claims: BTreeMap<u64, Claim>,
-}
-
-struct Claim {
-    asker: Arc<Wanting>,
-    wake: Arc<Notify>,
-    signalled: bool,
-}
-
-/// A node that waits for work of a role in a namespace.
-#[derive(Clone, Debug)]
-pub(crate) struct Wanting {
-    pub(crate) namespace: String,
-    pub(crate) role: Role,
-    pub(crate) node: Asker,
-}
-
-impl Wanting {
-    /// Whether the node could be granted what stands in this lane, limits and the likes of others aside.
-    fn takes(&self, lane: &LaneKey) -> bool {
-        self.namespace == lane.namespace
-            && self.role == lane.role
-            && (self.node.queues.is_empty() || self.node.queues.contains(lane.flow.queue()))
-            && meets(&lane.requires, &self.node.labels)
-            && self.node.free.is_none_or(|free| free.holds(lane.needs) > 0)
-    }
-}
-
-/// A claim's place among those that wait; dropped when it has its answer. A signal that it got and did not use is passed
-/// on then.
-pub(crate) struct Waiter<'a> {
-    signals: &'a Signals,
-    id: u64,
-    wake: Arc<Notify>,
 }
 
 impl Signals {
@@ -156,41 +117,19 @@ impl Signals {
         std::mem::take(&mut *self.outbox.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// Joins those who wait for work. Join first, then look: what becomes ready in between is not missed.
-    pub(crate) fn join(&self, asker: Arc<Wanting>) -> Waiter<'_> {
-        let wake = Arc::new(Notify::new());
-        let mut waiters = self.waiters();
-        let id = waiters.next;
-        waiters.next += 1;
-        waiters.claims.insert(id, Claim { asker, wake: Arc::clone(&wake), signalled: false });
-        Waiter { signals: self, id, wake }
+    /// Tells the other coordinators that a node drains.
+    pub(crate) fn post_drain(&self, node: NodeId) {
+        self.outbox.lock().unwrap_or_else(PoisonError::into_inner).drains.insert(node);
+        self.posted.notify_one();
     }
 
-    /// Wakes the claim that has waited longest of those that may take of this lane.
-    pub(crate) fn wake_claim(&self, lane: &LaneKey) {
-        self.wake_claim_but(None, lane);
-    }
-
-    /// Wakes the claim that has waited longest of those beside `waiter` that may take of this lane.
-    pub(crate) fn wake_other_claim(&self, lane: &LaneKey, waiter: &Waiter<'_>) {
-        self.wake_claim_but(Some(waiter.id), lane);
-    }
-
-    fn wake_claim_but(&self, not: Option<u64>, lane: &LaneKey) {
-        let mut waiters = self.waiters();
-        let first = waiters
-            .claims
-            .iter_mut()
-            .find(|(id, claim)| Some(**id) != not && !claim.signalled && claim.asker.takes(lane));
-        if let Some((_, claim)) = first {
-            claim.signalled = true;
-            claim.wake.notify_one();
+    /// Tells the other coordinators that something may begin in these lanes.
+    pub(crate) fn post_lanes(&self, lanes: impl Iterator<Item = i32>) {
+        let mut lanes = lanes.peekable();
+        if lanes.peek().is_some() {
+            self.outbox.lock().unwrap_or_else(PoisonError::into_inner).lanes.extend(lanes);
+            self.posted.notify_one();
         }
-    }
-
-    /// Whether any claim waits.
-    pub(crate) fn any_claim(&self) -> bool {
-        !self.waiters().claims.is_empty()
     }
 
     /// Wakes the held renewals of a node.
@@ -247,10 +186,6 @@ impl Signals {
     pub(crate) async fn events_changed(&self, most: Duration) {
         let _ = tokio::time::timeout(most, self.events.notified()).await;
     }
-
-    fn waiters(&self) -> MutexGuard<'_, Waiters> {
-        self.waiters.lock().unwrap_or_else(PoisonError::into_inner)
-    }
 }
 
 fn shard(id: &Uuid) -> usize {
@@ -258,128 +193,4 @@ fn shard(id: &Uuid) -> usize {
     let mut state = hasher.build_hasher();
     id.hash(&mut state);
     usize::try_from(std::hash::Hasher::finish(&state) % SHARDS as u64).unwrap_or_default()
-}
-
-impl Waiter<'_> {
-    /// Resolves once this claim should look.
-    pub(crate) async fn woken(&self) {
-        self.wake.notified().await;
-    }
-
-    /// Takes the signal: the look that follows covers it.
-    pub(crate) fn take(&self) {
-        if let Some(claim) = self.signals.waiters().claims.get_mut(&self.id) {
-            claim.signalled = false;
-        }
-    }
-
-    /// Lets others be woken instead of this one, until it takes the next signal.
-    pub(crate) fn pass(&self) {
-        if let Some(claim) = self.signals.waiters().claims.get_mut(&self.id) {
-            claim.signalled = true;
-        }
-    }
-
-    /// Whether it was signalled and has not taken the signal.
-    fn unused(&self) -> bool {
-        self.signals.waiters().claims.get(&self.id).is_some_and(|claim| claim.signalled)
-    }
-}
-
-impl Drop for Waiter<'_> {
-    fn drop(&mut self) {
-        let unused = self.unused();
-        self.signals.waiters().claims.remove(&self.id);
-        if unused {
-            // What it was woken for is somebody else's now.
-            self.signals.dropped.notify_one();
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::dispatch::{Capacity, Flow};
-
-    fn wanting(queues: &[&str], labels: &[(&str, &str)]) -> Arc<Wanting> {
-        let own = |text: &&str| (*text).to_owned();
-        let node = Asker {
-            queues: queues.iter().map(own).collect(),
-            labels: labels.iter().map(|(key, value)| (own(key), own(value))).collect(),
-            ..Asker::default()
-        };
-        Arc::new(Wanting { namespace: "n".into(), role: Role::Work, node })
-    }
-
-    fn lane(namespace: &str, role: Role, queue: &str) -> LaneKey {
-        LaneKey {
-            namespace: namespace.into(),
-            role,
-            flow: Flow::new(queue.into(), None),
-            priority: 0,
-            needs: Capacity::default(),
-            requires: BTreeMap::new(),
-            prefers: BTreeMap::new(),
-        }
-    }
-
-    #[test]
-    fn one_waiting_claim_is_woken_and_it_is_the_one_that_takes_the_queue() {
-        let signals = Signals::new();
-        let other = signals.join(wanting(&["b"], &[]));
-        let first = signals.join(wanting(&["a"], &[]));
-        let second = signals.join(wanting(&[], &[]));
-        signals.wake_claim(&lane("n", Role::Work, "a"));
-        assert_eq!([&other, &first, &second].map(Waiter::unused), [false, true, false]);
-    }
-
-    #[test]
-    fn a_claim_of_a_node_without_the_label_is_passed_over() {
-        let signals = Signals::new();
-        let without = signals.join(wanting(&[], &[]));
-        let with = signals.join(wanting(&[], &[("gpu", "a100")]));
-        let needs =
-            LaneKey { requires: [("gpu".into(), "a100".into())].into(), ..lane("n", Role::Work, "a") };
-        signals.wake_claim(&needs);
-        assert_eq!([&without, &with].map(Waiter::unused), [false, true]);
-    }
-
-    #[test]
-    fn a_claim_hands_its_signal_to_another_and_never_back_to_itself_or_to_one_that_passed() {
-        let signals = Signals::new();
-        let (first, second, third) = (
-            signals.join(wanting(&[], &[])),
-            signals.join(wanting(&[], &[])),
-            signals.join(wanting(&[], &[])),
-        );
-        second.pass();
-        signals.wake_other_claim(&lane("n", Role::Work, "a"), &first);
-        assert_eq!([&first, &third].map(Waiter::unused), [false, true]);
-        second.take();
-        signals.wake_claim(&lane("n", Role::Work, "a"));
-        signals.wake_claim(&lane("n", Role::Work, "a"));
-        assert_eq!([&first, &second, &third].map(Waiter::unused), [true, true, true]);
-    }
-
-    #[test]
-    fn a_signal_that_was_not_used_is_told() {
-        let signals = Signals::new();
-        let first = signals.join(wanting(&[], &[]));
-        signals.wake_claim(&lane("n", Role::Work, "a"));
-        drop(first);
-        let told = tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(async {
-            tokio::select! { biased; () = signals.dropped.notified() => true, () = std::future::ready(()) => false }
-        });
-        assert!(told);
-    }
-
-    #[test]
-    fn a_signal_for_another_namespace_or_role_wakes_nobody() {
-        let signals = Signals::new();
-        let waiter = signals.join(wanting(&[], &[]));
-        signals.wake_claim(&lane("m", Role::Work, "a"));
-        signals.wake_claim(&lane("n", Role::Plan, "a"));
-        assert!(!waiter.unused());
-    }
 }

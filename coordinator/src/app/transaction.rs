@@ -87,8 +87,21 @@ impl App {
         effects: Effects,
     ) -> Result<(), Error> {
         transaction.commit().await?;
+        self.learn_bounds(&effects).await;
         self.publish(&effects);
         Ok(())
+    }
+
+    /// Makes known whether the namespaces in which attempts ended have limits, so that [`App::publish`] need not guess.
+    pub(crate) async fn learn_bounds(&self, effects: &Effects) {
+        for namespace in &effects.released {
+            if self.0.lines.bounded(namespace).is_none()
+                && self.0.lines.any_waiting(namespace)
+                && let Err(error) = self.settings(namespace).await
+            {
+                tracing::debug!(%error, "cannot look what limits a namespace has; its waiting claims are woken in any case");
+            }
+        }
     }
 
     /// Passes on what a committed transaction did: to those who wait in this process, and to the other coordinators.
@@ -110,12 +123,15 @@ impl App {
             lines.forget_settings();
             signals.dropped.notify_one();
         }
-        if signals.any_claim() {
-            for namespace in &effects.released {
-                let bounded = lines.settings(namespace).is_none_or(|known| known.settings.is_bounded());
-                if bounded {
-                    lines.waiting(Some(namespace)).iter().for_each(|lane| signals.wake_claim(lane));
-                }
+        for namespace in &effects.released {
+            let known = lines.bounded(namespace);
+            if known == Some(false) {
+                continue;
+            }
+            let lanes = lines.bounded_lanes(namespace);
+            signals.wake_any(lanes.iter().map(|(_, lane)| lane.as_ref()));
+            if known.is_some() {
+                signals.post_lanes(lanes.into_iter().map(|(id, _)| id));
             }
         }
         signals.publish(effects);

@@ -29,6 +29,7 @@ pub(crate) mod log;
 pub(crate) mod node;
 pub(crate) mod partition;
 pub(crate) mod queue;
+pub(crate) mod queue_settings;
 pub(crate) mod quota;
 pub(crate) mod retention;
 pub(crate) mod rules;

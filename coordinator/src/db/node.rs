@@ -109,6 +109,12 @@ pub(crate) async fn get(
     .transpose()
 }
 
+/// Whether a node drains.
+pub(crate) async fn draining(connection: &mut PgConnection, id: NodeId) -> sqlx::Result<bool> {
+    let draining = sqlx::query_scalar!("SELECT draining FROM orca.nodes WHERE id = $1", id.0);
+    Ok(draining.fetch_optional(connection).await?.unwrap_or_default())
+}
+
 /// Notes which queues a node serves, for those who ask why nobody takes a task.
 pub(crate) async fn serves(connection: &mut PgConnection, id: NodeId, queues: &[String]) -> sqlx::Result<()> {
     sqlx::query!("UPDATE orca.nodes SET queues = $2 WHERE id = $1 AND queues <> $2", id.0, queues)

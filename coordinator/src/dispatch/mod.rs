@@ -25,14 +25,14 @@ mod words;
 mod tests;
 
 pub(crate) use asker::{Asker, Fleet};
-pub(crate) use choose::choose;
+pub(crate) use choose::{Pick, choose};
 pub(crate) use condition::{
     approval, backoff, cancel_requested, children, dependency, due, ended, further, held_by, signal,
 };
 pub(crate) use explain::{InLine, ahead, explain, why};
 pub(crate) use fairness::Fairness;
 pub(crate) use lane::{Capacity, Flow, Labels, LaneKey, Line};
-pub(crate) use obstacle::Moment;
+pub(crate) use obstacle::{Moment, again_in};
 pub(crate) use rate::Bucket;
 pub(crate) use settings::{GroupRules, QueueRules, Settings};
 pub(crate) use usage::{GroupUsage, QueueUsage, Usage};

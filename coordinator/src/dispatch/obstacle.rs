@@ -134,6 +134,20 @@ pub(crate) fn flow_gates<'a>(flow: &'a Flow, moment: &Moment<'a>) -> impl Iterat
     ))
 }
 
+/// How long until tasks of the flow may begin again, where nothing but rates keeps them from it.
+pub(crate) fn again_in(flow: &Flow, moment: &Moment<'_>) -> Option<Duration> {
+    let mut longest = None;
+    for gate in flow_gates(flow, moment).filter(|gate| gate.room == 0) {
+        match gate.obstacle {
+            Obstacle::QueueRate { again_in, .. } | Obstacle::GroupRate { again_in, .. } => {
+                longest = longest.max(Some(again_in));
+            }
+            _ => return None,
+        }
+    }
+    longest
+}
+
 /// The gate of the namespace, where it has a limit.
 pub(crate) fn namespace_gate<'a>(moment: &Moment<'a>) -> Option<Gate<'a>> {
     let running = moment.usage.running;

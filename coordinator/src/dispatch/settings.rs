@@ -38,14 +38,24 @@ pub(crate) struct GroupRules {
 impl Settings {
     /// Whether anything here depends on what runs: a limit or a rate.
     pub(crate) fn is_bounded(&self) -> bool {
-        let group =
-            |rules: &GroupRules| rules.settings.max_running.is_some() || rules.settings.rate.is_some();
-        let queue = |rules: &QueueRules| {
-            rules.settings.max_running.is_some()
-                || rules.settings.rate.is_some()
-                || rules.groups.values().any(group)
-        };
+        let queue =
+            |rules: &QueueRules| rules.is_bounded() || rules.groups.values().any(GroupRules::is_bounded);
         self.max_running.is_some() || self.queues.values().any(queue)
+    }
+
+    /// Whether tasks of this flow are bound by what runs or began lately.
+    pub(crate) fn bounds(&self, flow: &Flow) -> bool {
+        self.max_running.is_some()
+            || self.queues.get(flow.queue()).is_some_and(QueueRules::is_bounded)
+            || self.group(flow).is_some_and(GroupRules::is_bounded)
+    }
+
+    /// Whether there is any rate.
+    pub(crate) fn has_rates(&self) -> bool {
+        let queue = |rules: &QueueRules| {
+            rules.settings.rate.is_some() || rules.groups.values().any(|group| group.settings.rate.is_some())
+        };
+        self.queues.values().any(queue)
     }
 
     /// What was set for the flow's group; none for tasks without a group.
@@ -60,7 +70,17 @@ impl Settings {
     }
 }
 
+impl GroupRules {
+    fn is_bounded(&self) -> bool {
+        self.settings.max_running.is_some() || self.settings.rate.is_some()
+    }
+}
+
 impl QueueRules {
+    fn is_bounded(&self) -> bool {
+        self.settings.max_running.is_some() || self.settings.rate.is_some()
+    }
+
     /// What was set for the group of a flow of this queue; none for tasks without a group.
     pub(crate) fn group(&self, flow: &Flow) -> Option<&GroupRules> {
         self.groups.get(flow.group()?)

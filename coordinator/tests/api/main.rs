@@ -11,6 +11,7 @@ mod authorization;
 mod binary;
 mod harness;
 mod problems;
+mod queues;
 mod schedules;
 mod shutdown;
 mod streams;

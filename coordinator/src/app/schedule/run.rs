@@ -25,7 +25,7 @@ use crate::app::enqueue::{amend, fingerprint, take_key};
 use crate::app::graph::{Place, prepare};
 use crate::app::lines::Lines;
 use crate::app::transaction::transaction;
-use crate::app::{App, Error, Principal};
+use crate::app::{App, Error, Principal, quota};
 use crate::db::apply::Effects;
 use crate::db::schedule::{self, Next, Stored};
 use crate::db::{Time, insert, millis, session, settlement, snapshot, task};
@@ -264,6 +264,7 @@ impl Runs<'_> {
         let mut planned = prepare(connection, &place, &ids, tasks, &graph).await?;
         planned.tasks.iter_mut().for_each(|task| task.schedule = Some(self.stored.name.clone()));
         amend(connection, namespace, self.key, &planned).await?;
+        quota::check(connection, namespace, planned.tasks.len(), &[]).await?;
         insert::tasks(connection, namespace, &planned.tasks, effects).await?;
         let ids = planned.ids;
         if let (Some(at), Some(id)) = (runs.last(), ids.last()) {
