@@ -7,8 +7,8 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use super::{
-    Api, artifact, attempt, batch, dead_letter, document, event, gate, health, log, namespace, node, pipeline,
-    queue, schedule, task,
+    Api, artifact, attempt, batch, dead_letter, document, event, gate, health, log, namespace, node,
+    pipeline, queue, schedule, task,
 };
 
 /// Every route, and the document that describes it.

@@ -61,7 +61,9 @@ impl App {
     /// `unavailable` once the coordinator goes down.
     pub(crate) fn going_on(&self) -> Result<(), Error> {
         if self.0.shutdown.is_cancelled() {
-            return Err(Error::Unavailable("the coordinator is going down; a repeat goes on with what is left"));
+            return Err(Error::Unavailable(
+                "the coordinator is going down; a repeat goes on with what is left",
+            ));
         }
         Ok(())
     }

@@ -71,7 +71,8 @@ impl App {
         if matches!(before, Some(Err(_))) {
             check.fail("?cursor", "is no cursor of this list; leave it out to begin anew");
         }
-        for (text, pointer) in [(&filter.queue, "?queue"), (&filter.group, "?group"), (&filter.name, "?name")] {
+        for (text, pointer) in [(&filter.queue, "?queue"), (&filter.group, "?group"), (&filter.name, "?name")]
+        {
             check.text(text.as_deref().unwrap_or_default(), pointer, 2 * limits::NAME + 1);
         }
         check.done()?;
@@ -194,7 +195,8 @@ impl App {
         let ids: Vec<TaskId> = old.iter().map(|_| TaskId::new()).collect();
         let place = Place { lines: &self.0.lines, namespace, parent: None, listed: true };
         let mut planned = prepare(connection, &place, &ids, specs, &graph).await?;
-        let retried: std::collections::HashMap<TaskId, Uuid> = ids.into_iter().zip(old.iter().copied()).collect();
+        let retried: std::collections::HashMap<TaskId, Uuid> =
+            ids.into_iter().zip(old.iter().copied()).collect();
         for task in &mut planned.tasks {
             task.retry_of = retried.get(&task.id).copied().map(TaskId);
         }
@@ -241,7 +243,12 @@ fn check(selector: &Selector) -> Result<(), Error> {
 }
 
 /// The spec of a task that is tried again. A deadline that has passed is set anew, as long ahead as it was at first.
-pub(crate) fn once_more(mut spec: NewTask, created_at: Timestamp, now: Timestamp, needs: &[TaskId]) -> NewTask {
+pub(crate) fn once_more(
+    mut spec: NewTask,
+    created_at: Timestamp,
+    now: Timestamp,
+    needs: &[TaskId],
+) -> NewTask {
     spec.depends_on = needs.iter().map(ToString::to_string).collect();
     if let Some(deadline) = spec.deadline.filter(|deadline| *deadline <= now) {
         spec.deadline = now.checked_add(deadline.duration_since(created_at)).ok();

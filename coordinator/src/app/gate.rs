@@ -57,7 +57,9 @@ impl App {
                     Event::GatesOpened { opened: 1 }
                 } else {
                     let why = decision.comment.as_ref().map(|comment| format!(": {comment}"));
-                    Event::GateRefused { reason: format!("{} refused it{}", who.subject, why.unwrap_or_default()) }
+                    Event::GateRefused {
+                        reason: format!("{} refused it{}", who.subject, why.unwrap_or_default()),
+                    }
                 };
                 let change = transition(&found.snapshot, event).map_err(broken)?;
                 apply(tx, &[(found, change)], effects).await?;

@@ -58,7 +58,8 @@ pub(crate) fn check_dates(
             check.date(at, format!("{}/deadline", pointer(index)));
             if at <= now {
                 check.fail(format!("{}/deadline", pointer(index)), "has passed already");
-            } else if task.delay.is_some_and(|delay| now.checked_add(delay.get()).is_ok_and(|due| due >= at)) {
+            } else if task.delay.is_some_and(|delay| now.checked_add(delay.get()).is_ok_and(|due| due >= at))
+            {
                 check.fail(format!("{}/deadline", pointer(index)), "must be later than the end of delay");
             }
         }
@@ -250,8 +251,7 @@ fn first_state(
     let delayed = spec.delay.and_then(|delay| within.now.checked_add(delay.get()).ok());
     let run_at = spec.run_at.or(delayed).filter(|at| *at > within.now);
     let snapshot = Snapshot::fresh(&spec, step, open, run_at.is_some());
-    let change = transition(&snapshot, event)
-        .map_err(|refusal| Error::Internal(refusal.to_string()))?;
+    let change = transition(&snapshot, event).map_err(|refusal| Error::Internal(refusal.to_string()))?;
     Ok(Prepared {
         id,
         lane: within.lane,

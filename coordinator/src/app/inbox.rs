@@ -107,10 +107,8 @@ impl App {
                     return Err(Error::Unavailable("another coordinator took from the inbox; trying again"));
                 }
                 let ids: Vec<TaskId> = entries.iter().map(|entry| TaskId(entry.id)).collect();
-                let graph = Graph {
-                    inside: vec![Vec::new(); ids.len()],
-                    outside: vec![Vec::new(); ids.len()],
-                };
+                let graph =
+                    Graph { inside: vec![Vec::new(); ids.len()], outside: vec![Vec::new(); ids.len()] };
                 let place = Place { lines: &app.0.lines, namespace: &namespace, parent: None, listed: false };
                 let planned = prepare(tx, &place, &ids, specs.clone(), &graph).await?;
                 insert::tasks(tx, &namespace, &planned.tasks, effects).await?;
@@ -143,7 +141,8 @@ impl App {
     /// Stores an entry that cannot be enqueued as a task that has failed.
     async fn refuse(&self, entry: Entry, spec: Option<NewTask>, reason: String) -> Result<(), Error> {
         // What cannot be read is not kept: its place is taken by a task that could not run either.
-        let spec = spec.unwrap_or_else(|| NewTask { name: Some("invalid".into()), ..NewTask::new("invalid") });
+        let spec =
+            spec.unwrap_or_else(|| NewTask { name: Some("invalid".into()), ..NewTask::new("invalid") });
         let app = self.clone();
         self.spawned(async move {
             transaction!(app, |tx, effects| {
@@ -177,7 +176,9 @@ async fn store_one(
     let key = entry.idempotency_key.as_ref().map(|key| (format!("sql/{key}"), entry.request.clone()));
     if let Some(before) = take_key(tx, &entry.namespace, key.as_ref(), &ids).await? {
         let other = before.first().map(ToString::to_string).unwrap_or_default();
-        return Ok(Some(format!("task {other} was enqueued under the same idempotency key at the same time")));
+        return Ok(Some(format!(
+            "task {other} was enqueued under the same idempotency key at the same time"
+        )));
     }
     let place = Place { lines: &app.0.lines, namespace: &entry.namespace, parent: None, listed: false };
     let graph = Graph { inside: vec![Vec::new()], outside: vec![valid.outside.clone()] };

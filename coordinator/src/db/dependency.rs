@@ -106,9 +106,10 @@ pub(crate) async fn of_tasks(
     connection: &mut PgConnection,
     tasks: &[Uuid],
 ) -> sqlx::Result<HashMap<Uuid, Vec<TaskId>>> {
-    let rows = sqlx::query!("SELECT task, needs FROM orca.dependencies WHERE task = ANY ($1) ORDER BY needs", tasks)
-        .fetch_all(connection)
-        .await?;
+    let rows =
+        sqlx::query!("SELECT task, needs FROM orca.dependencies WHERE task = ANY ($1) ORDER BY needs", tasks)
+            .fetch_all(connection)
+            .await?;
     let mut needs: HashMap<Uuid, Vec<TaskId>> = HashMap::new();
     for row in rows {
         needs.entry(row.task).or_default().push(TaskId(row.needs));

@@ -44,7 +44,6 @@ pub(crate) async fn is_there(connection: &mut PgConnection, seq: i64) -> sqlx::R
 
 /// Removes entries; answers how many of them were there.
 pub(crate) async fn remove(connection: &mut PgConnection, seqs: &[i64]) -> sqlx::Result<usize> {
-    let done =
-        sqlx::query!("DELETE FROM orca.inbox WHERE seq = ANY($1)", seqs).execute(connection).await?;
+    let done = sqlx::query!("DELETE FROM orca.inbox WHERE seq = ANY($1)", seqs).execute(connection).await?;
     Ok(usize::try_from(done.rows_affected()).unwrap_or(usize::MAX))
 }

@@ -36,8 +36,7 @@ async fn an_approval_and_a_signal_let_a_task_go_on_and_late_ones_are_conflicts()
     let server = Server::start().await;
     let operator = server.client(Access::Operator);
     let wait = WaitFor { signal: "go".into(), timeout: None, on_timeout: Default::default() };
-    let spec =
-        NewTask { approval: Some(Approval::default()), wait_for: vec![wait], ..task("a") };
+    let spec = NewTask { approval: Some(Approval::default()), wait_for: vec![wait], ..task("a") };
     let id = operator.enqueue(&spec, None).await.unwrap().summary.id;
     let yes = Decision { approve: true, comment: None };
     assert_eq!(operator.decide(id, &yes).await.unwrap().waits_for, ["go"]);
@@ -84,8 +83,7 @@ async fn dead_letters_are_listed_tried_again_and_purged_and_open_tasks_cancelled
     let worker = server.worker().await;
     let mut spec = NewTask { group: Some("g".into()), ..task("a") };
     spec.retry.max_attempts = 1;
-    let report =
-        Report { outcome: Outcome::Failed { exit_code: 1, reason: None }, result: None, plan: None };
+    let report = Report { outcome: Outcome::Failed { exit_code: 1, reason: None }, result: None, plan: None };
     let mut failed = Vec::new();
     for _ in 0..2 {
         failed.push(operator.enqueue(&spec, None).await.unwrap().summary.id);

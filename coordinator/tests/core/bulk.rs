@@ -113,7 +113,10 @@ async fn each_filter_holds_by_itself_and_all_together() {
     assert_eq!(cancel(&test, no_such_state).await, 0);
     assert_eq!(cancel(&test, narrow).await, 1);
     assert_eq!(open().await, [ungrouped, bobs, x, late]);
-    assert_eq!(cancel(&test, Selector { ids: vec![x, first, TaskId::new()], ..Selector::default() }).await, 1);
+    assert_eq!(
+        cancel(&test, Selector { ids: vec![x, first, TaskId::new()], ..Selector::default() }).await,
+        1
+    );
     assert_eq!(cancel(&test, Selector { group: Some("g".into()), ..Selector::default() }).await, 2);
     assert_eq!(open().await, [ungrouped]);
     assert_eq!(cancel(&test, Selector { states: vec![State::Running], ..Selector::default() }).await, 1);

@@ -100,10 +100,16 @@ async fn only_what_is_selected_is_tried_again() {
     let late = fail(&test, &node, NewTask { labels: label("ann"), ..task("b") }).await;
     let selections = [
         (Selector { states: vec![State::Expired], ..Selector::default() }, vec![]),
-        (Selector { ids: vec![theirs, TaskId::new()], name: Some("b".into()), ..Selector::default() }, vec![]),
+        (
+            Selector { ids: vec![theirs, TaskId::new()], name: Some("b".into()), ..Selector::default() },
+            vec![],
+        ),
         (Selector { labels: label("ann"), created_before: Some(now), ..Selector::default() }, vec![mine]),
         (Selector { ids: vec![late, mine], ..Selector::default() }, vec![late]),
-        (Selector { states: vec![State::Failed], name: Some("a".into()), ..Selector::default() }, vec![theirs]),
+        (
+            Selector { states: vec![State::Failed], name: Some("a".into()), ..Selector::default() },
+            vec![theirs],
+        ),
     ];
     for (selector, expected) in selections {
         let made = test.app.retry_dead_letters(&test.operator(), selector, None).await.unwrap();

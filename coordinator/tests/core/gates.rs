@@ -184,7 +184,8 @@ async fn decisions_that_nothing_waits_for_are_refused_and_change_nothing() {
     let yes = |comment: &str| Decision { approve: true, comment: Some(comment.to_owned()) };
     assert_eq!(kind(test.app.task_decide(&stranger, asking, yes("")).await), Kind::NotFound);
     for comment in ["x".repeat(1_025), "\0".to_owned()] {
-        let error = test.app.task_decide(&test.operator(), asking, yes(&comment)).await.unwrap_err().problem();
+        let error =
+            test.app.task_decide(&test.operator(), asking, yes(&comment)).await.unwrap_err().problem();
         assert_eq!(error.errors[0].pointer, "/comment");
     }
     assert_eq!(test.state(asking).await, State::Blocked);

@@ -134,8 +134,10 @@ async fn two_coordinators_take_each_of_many_once_and_dependencies_in_order() {
         // One may find that the other is at it.
         let _ = tokio::join!(test.app.reconcile(), other.reconcile());
         loop {
-            let left: i64 =
-                sqlx::query_scalar("SELECT count(*) FROM orca.inbox").fetch_one(&mut connection).await.unwrap();
+            let left: i64 = sqlx::query_scalar("SELECT count(*) FROM orca.inbox")
+                .fetch_one(&mut connection)
+                .await
+                .unwrap();
             if left == 0 {
                 break;
             }
@@ -172,7 +174,9 @@ async fn a_role_with_nothing_but_the_two_grants_can_enqueue_and_read_nothing() {
     let refused = enqueue(&mut connection, &spec(), None).await.unwrap_err().to_string();
     assert!(refused.contains("permission denied"), "{refused}");
     run(&mut connection, "RESET ROLE".into()).await.unwrap();
-    run(&mut connection, format!("GRANT EXECUTE ON FUNCTION orca.enqueue(jsonb, text, text) TO {role}")).await.unwrap();
+    run(&mut connection, format!("GRANT EXECUTE ON FUNCTION orca.enqueue(jsonb, text, text) TO {role}"))
+        .await
+        .unwrap();
     run(&mut connection, format!("SET ROLE {role}")).await.unwrap();
     let id = enqueue(&mut connection, &spec(), None).await;
     let read = run(&mut connection, "SELECT * FROM orca.inbox".into()).await;

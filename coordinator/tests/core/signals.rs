@@ -48,10 +48,10 @@ async fn a_held_wait_is_answered_when_the_signal_comes() {
     let node = test.worker("w").await;
     let id = test.enqueue(task("a")).await;
     let grant = node.claim_one().await;
-    let (got, ()) = tokio::join!(
-        tokio::time::timeout(SOON, look(&node, &grant, "go", Span::secs(60))),
-        async { send(&test, id, "go", json!("now")).await.unwrap() }
-    );
+    let (got, ()) =
+        tokio::join!(tokio::time::timeout(SOON, look(&node, &grant, "go", Span::secs(60))), async {
+            send(&test, id, "go", json!("now")).await.unwrap()
+        });
     assert_eq!(got.unwrap().unwrap(), Some(Received { payload: json!("now") }));
     assert_eq!(node.succeed(&grant, json!(1)).await, State::Succeeded);
     test.stop().await;
@@ -64,10 +64,10 @@ async fn a_held_wait_is_answered_when_another_coordinator_took_the_signal() {
     let id = test.enqueue(task("a")).await;
     let grant = node.claim_one().await;
     node.app = test.replica().await;
-    let (got, ()) = tokio::join!(
-        tokio::time::timeout(SOON, look(&node, &grant, "go", Span::secs(60))),
-        async { send(&test, id, "go", Value::Null).await.unwrap() }
-    );
+    let (got, ()) =
+        tokio::join!(tokio::time::timeout(SOON, look(&node, &grant, "go", Span::secs(60))), async {
+            send(&test, id, "go", Value::Null).await.unwrap()
+        });
     assert_eq!(got.unwrap().unwrap(), Some(Received { payload: Value::Null }));
     test.stop().await;
 }
@@ -80,10 +80,10 @@ async fn a_wait_ends_with_its_time_with_the_lease_and_with_the_coordinator() {
     let grant = node.claim_one().await;
     assert_eq!(look(&node, &grant, "go", Span::millis(20)).await.unwrap(), None);
 
-    let (got, _) = tokio::join!(
-        tokio::time::timeout(SOON, look(&node, &grant, "go", Span::secs(60))),
-        async { test.advance(LEASE + Duration::from_secs(1)).await }
-    );
+    let (got, _) =
+        tokio::join!(tokio::time::timeout(SOON, look(&node, &grant, "go", Span::secs(60))), async {
+            test.advance(LEASE + Duration::from_secs(1)).await
+        });
     assert_eq!(kind(got.unwrap()), Kind::LeaseLost);
 
     test.enqueue(task("b")).await;

@@ -154,7 +154,8 @@ async fn a_batch_whose_tasks_would_wait_for_themselves_by_their_keys_is_refused_
     let test = TestApp::start().await;
     let first = NewTask { depends_on: vec!["between".into()], ..only("first") };
     let tasks = vec![first, after("between", &["last"]), only("last")];
-    let refused = test.app.batch_enqueue(&test.operator(), Batch { tasks }, None).await.unwrap_err().problem();
+    let refused =
+        test.app.batch_enqueue(&test.operator(), Batch { tasks }, None).await.unwrap_err().problem();
     assert_eq!(refused.kind, Kind::PlanInvalid);
     assert_eq!(refused.errors[0].pointer, "/tasks/0/depends_on");
     assert_eq!(count(&test).await, 0);

@@ -69,7 +69,16 @@ async fn setup(psql: &Path, postgres: &Postgres) -> Result<()> {
 async fn drain(pgbench: &Path, postgres: &Postgres, script: &Path, clients: usize) -> Result<f64> {
     let mut command = Command::new(pgbench);
     let (clients, each) = (clients.to_string(), (CLAIMS / clients).to_string());
-    command.args(["--no-vacuum", "--client", &clients, "--jobs", &clients, "--transactions", &each, "--file"]);
+    command.args([
+        "--no-vacuum",
+        "--client",
+        &clients,
+        "--jobs",
+        &clients,
+        "--transactions",
+        &each,
+        "--file",
+    ]);
     command.arg(script).arg(postgres.url());
     let printed = capture(command, "pgbench", DRAIN).await?;
     let rate = printed.lines().find_map(|line| line.strip_prefix("tps = ")?.split(' ').next()?.parse().ok());
