@@ -120,13 +120,27 @@ fn these_are_the_routes_and_who_may_call_them() {
     get /v1/artifacts/{id}: operator, planner, worker
     post /v1/artifacts: operator
     post /v1/batches: operator
+    post /v1/cancellations: operator
+    post /v1/dead-letters/purges: operator
+    post /v1/dead-letters/retries: operator
+    get /v1/dead-letters: operator
     get /v1/events: operator
+    get /v1/namespaces/{namespace}: admin
+    put /v1/namespaces/{namespace}: admin
     post /v1/nodes/{id}/claims: planner, worker
     post /v1/nodes/{id}/renewals: planner, worker
     post /v1/nodes/{id}/reports: planner, worker
     get /v1/nodes/{id}: operator
     get /v1/nodes: operator
     post /v1/nodes: planner, worker
+    post /v1/queues/{queue}/groups/{group}/pause: operator
+    post /v1/queues/{queue}/groups/{group}/resume: operator
+    put /v1/queues/{queue}/groups/{group}: operator
+    post /v1/queues/{queue}/pause: operator
+    post /v1/queues/{queue}/resume: operator
+    get /v1/queues/{queue}: operator
+    put /v1/queues/{queue}: operator
+    get /v1/queues: operator
     post /v1/schedules/{name}/backfills: operator
     post /v1/schedules/{name}/pause: operator
     post /v1/schedules/{name}/resume: operator
@@ -135,6 +149,7 @@ fn these_are_the_routes_and_who_may_call_them() {
     get /v1/schedules/{name}: operator
     put /v1/schedules/{name}: operator
     get /v1/schedules: operator
+    post /v1/tasks/{id}/approval: operator
     get /v1/tasks/{id}/artifacts: operator
     put /v1/tasks/{id}/attempts/{token}/artifacts/{name}: planner, worker
     post /v1/tasks/{id}/attempts/{token}/children: planner, worker
@@ -142,10 +157,12 @@ fn these_are_the_routes_and_who_may_call_them() {
     post /v1/tasks/{id}/attempts/{token}/logs: planner, worker
     post /v1/tasks/{id}/attempts/{token}/progress: planner, worker
     post /v1/tasks/{id}/attempts/{token}/report: planner, worker
+    get /v1/tasks/{id}/attempts/{token}/signals/{name}: planner, worker
     post /v1/tasks/{id}/attempts/{token}/start: planner, worker
     post /v1/tasks/{id}/cancellation: operator
     get /v1/tasks/{id}/logs: operator
     post /v1/tasks/{id}/retries: operator
+    post /v1/tasks/{id}/signals: operator
     get /v1/tasks/{id}/why: operator
     get /v1/tasks/{id}: operator
     get /v1/tasks: operator

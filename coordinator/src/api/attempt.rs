@@ -134,7 +134,12 @@ pub(super) async fn dependencies(
     path = "/v1/tasks/{id}/attempts/{token}/signals/{name}",
     tag = "attempts",
     operation_id = "await_signal",
-    params(LeasePath, ("name" = String, Path, description = "The signal's name."), SignalQuery),
+    params(
+        ("id" = TaskId, Path, description = "The task's id."),
+        ("token" = FencingToken, Path, description = "The lease's fencing token."),
+        ("name" = String, Path, description = "The signal's name."),
+        SignalQuery,
+    ),
     security(("bearer" = ["planner"]), ("bearer" = ["worker"])),
     responses(
         (status = 200, description = "The signal", body = Received),
