@@ -42,25 +42,6 @@ struct Programs {
     /// Where histories and logs go; each run makes a directory of its own there
     #[arg(long, value_name = "DIR")]
     out: PathBuf,
-    /// Features that the coordinator does not have yet: limits, unique, waits, batch
-    #[arg(long, value_delimiter = ',', hide = true)]
-    leave_out: Vec<String>,
-}
-
-impl Programs {
-    /// The load without what the coordinator does not have.
-    fn without(&self, mut mix: Mix) -> Result<Mix> {
-        for feature in &self.leave_out {
-            match feature.as_str() {
-                "limits" => mix.limits = false,
-                "unique" => mix.unique = 0,
-                "waits" => mix.waits = 0,
-                "batch" => mix.batch_reports = false,
-                other => bail!("there is no feature {other:?} to leave out"),
-            }
-        }
-        Ok(mix)
-    }
 }
 
 #[derive(Args)]
@@ -101,7 +82,7 @@ async fn main() -> ExitCode {
     let work = async {
         match cli.verb {
             Verb::Run(args) => one(&args).await,
-            Verb::Check { history } => judge(&history, &[]),
+            Verb::Check { history } => judge(&history, false),
             Verb::Sabotage(args) => all(&args).await,
         }
     };
@@ -133,7 +114,6 @@ async fn one(args: &RunArgs) -> Result<()> {
         .seed
         .unwrap_or_else(|| u64::try_from(orca_verify::clock::unix_micros()).unwrap_or_default() % 1_000_000);
     println!("seed {seed}, {} s", args.seconds);
-    let mix = args.programs.without(Mix::default())?;
     let name = format!("seed-{seed}");
     let settings = Settings {
         binaries: binaries(&args.programs),
@@ -141,22 +121,21 @@ async fn one(args: &RunArgs) -> Result<()> {
         seed,
         length: Duration::from_secs(args.seconds),
         faults: !args.no_faults,
-        mix,
+        mix: Mix::default(),
         sabotage: None,
     };
     let history = run(&settings).await.with_context(|| {
         format!("the run broke off; its logs are in {}; again: --seed {seed}", settings.directory.display())
     })?;
-    let empty: &[&str] = if args.programs.leave_out.is_empty() && !args.no_faults { &[] } else { &["*"] };
-    judge(&history, empty)?;
+    judge(&history, args.no_faults)?;
     if !args.keep {
         std::fs::remove_dir_all(&settings.directory)?;
     }
     Ok(())
 }
 
-/// Tells what a history shows. A check that looked at nothing is a failure, unless `*` is among `may_be_empty`.
-fn judge(path: &Path, may_be_empty: &[&str]) -> Result<()> {
+/// Tells what a history shows. A check that looked at nothing is a failure, unless that `may_be`.
+fn judge(path: &Path, may_be: bool) -> Result<()> {
     let history = History::read(path)?;
     let verdicts = check(&history);
     println!("{}{}", report::summary(&history), report::verdicts(&history, &verdicts));
@@ -169,7 +148,7 @@ fn judge(path: &Path, may_be_empty: &[&str]) -> Result<()> {
         bail!("invariant {} does not hold; the history is {}", broken.join(", "), path.display());
     }
     let empty: Vec<&str> = checks(&verdicts).filter(|(_, facts)| *facts == 0).map(|(name, _)| name).collect();
-    if !empty.is_empty() && !may_be_empty.contains(&"*") {
+    if !empty.is_empty() && !may_be {
         bail!("nothing was shown of: {}; the history is {}", empty.join("; "), path.display());
     }
     Ok(())
@@ -196,7 +175,7 @@ async fn all(args: &SabotageArgs) -> Result<()> {
             seed: args.seed,
             length: Duration::from_secs(args.seconds),
             faults: false,
-            mix: args.programs.without((guard.mix)())?,
+            mix: (guard.mix)(),
             sabotage: Some(guard.name),
         };
         let history =

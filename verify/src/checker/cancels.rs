@@ -77,7 +77,7 @@ fn told(view: &View<'_>, cancelled: &BTreeMap<TaskId, &Op>) -> Check {
         };
         for lease in leases {
             let Some(asked) = cancelled.get(&lease.task) else { continue };
-            if op.sent <= asked.received() || cancelling.contains(lease) {
+            if op.sent <= asked.received() {
                 continue;
             }
             // An attempt that ended while the request was held is nobody's to cancel any more.
@@ -85,10 +85,12 @@ fn told(view: &View<'_>, cancelled: &BTreeMap<TaskId, &Op>) -> Check {
                 .attempt(*lease)
                 .and_then(|(_, attempt)| attempt.ended_at)
                 .is_some_and(|ended| view.time.earliest(ended) <= op.received());
-            if ended && !lost.contains(lease) && !cancel.contains(lease) {
+            // What the node says it knows, it was told before.
+            let told = [lost, cancel, cancelling].iter().any(|list| list.contains(lease));
+            if ended && !told {
                 continue;
             }
-            let broken = !lost.contains(lease) && !cancel.contains(lease);
+            let broken = !told;
             let what =
                 || format!("the lease of {} was renewed after its cancel, with no word of it", lease.task);
             check.fact(broken.then(|| (what(), [asked.lines(), op.lines()].concat())));

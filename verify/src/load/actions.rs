@@ -170,8 +170,10 @@ impl Operator {
         }
     }
 
+    /// Any task, or the newest: that one may well be running.
     pub(super) async fn cancel(&mut self) {
-        let Some(task) = self.any() else { return };
+        let newest = self.known.back().copied().filter(|_| self.rng.bool());
+        let Some(task) = newest.or_else(|| self.any()) else { return };
         let cancellation = Cancellation { reason: Some("at random".to_owned()) };
         let request = patiently(Duration::ZERO, self.coordinators.current().cancel(task, &cancellation));
         // The summary is not a state to hold it to: what runs goes on for a while.

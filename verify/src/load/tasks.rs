@@ -27,7 +27,7 @@ pub fn pretend(ask: &str, queue: &str, behaviour: &Behaviour) -> NewTask {
 /// How a task behaves: mostly well. `hang` of 100 hang.
 pub(super) fn behaviour(rng: &mut fastrand::Rng, hang: u8) -> Behaviour {
     let mut behaviour = Behaviour { ms: rng.u64(0..60), ..Behaviour::default() };
-    if rng.u8(0..100) < 8 {
+    if rng.u8(0..100) < 12 {
         behaviour.ms = rng.u64(300..1_500);
     }
     if rng.u8(0..100) < hang {

@@ -48,6 +48,10 @@ pub(super) async fn run(node: &Arc<Node>, grant: Grant, held: Held) {
         () = held.lost.cancelled() => false,
         () = work => false,
     };
+    if cancelled && grant.attempt % 2 == 1 {
+        // Some programs take their time.
+        tokio::time::sleep(node.lease() / 3).await;
+    }
     if lease.token.0 % 3 == 0 || end == End::Hang {
         node.fenced(lease, "progress").await;
     }
