@@ -41,6 +41,9 @@ pub(crate) fn is_disturbed(tasks: &[Known], at: usize, seen: &[State]) -> bool {
         || is_disturbed(tasks, under.task, seen)
 }
 
+/// How much later than it happened it may be seen that a task came in line.
+const SEEN_LATE_MS: i64 = 20_000;
+
 fn undisturbed(tasks: &[Known], at: usize, seen: &[State], now: i64) -> Vec<State> {
     let task = &tasks[at];
     if let Some(end) = task.last_word {
@@ -56,7 +59,13 @@ fn undisturbed(tasks: &[Known], at: usize, seen: &[State], now: i64) -> Vec<Stat
     }
     let ready = if task.due.is_some_and(|due| due > now) { State::Scheduled } else { State::Ready };
     if task.entered {
-        return if ends.is_empty() { vec![ready] } else { ends };
+        if !ends.is_empty() {
+            return ends;
+        }
+        // It came in line a little before it was seen there, so its time in line is over a little earlier than reckoned.
+        let nearly =
+            task.start_by().is_some_and(|instant| task.due.is_some() || instant <= now + SEEN_LATE_MS);
+        return if nearly { vec![ready, State::Expired] } else { vec![ready] };
     }
     let run_anyway = task.spec.on_dependency_failure == OnDependencyFailure::Run;
     let failed = |need: &usize| seen[*need].is_terminal() && seen[*need] != State::Succeeded;
