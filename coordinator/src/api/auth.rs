@@ -12,6 +12,7 @@ use super::Api;
 use super::pipeline::Caller;
 use super::refusal::Refusal;
 use crate::app::Principal;
+use crate::sabotage::{Guard, without};
 
 /// The longest token that is looked at, in bytes.
 const TOKEN: usize = 4_096;
@@ -114,5 +115,7 @@ fn authenticate(parts: &Parts, api: &Api) -> Result<Principal, Refusal> {
     if let Some(caller) = parts.extensions.get::<Caller>() {
         caller.name(&claims.sub);
     }
-    Ok(Principal { namespace: claims.ns, subject: claims.sub, access: claims.role })
+    // Without the wall all tenants live in one place.
+    let namespace = if without(Guard::NamespaceWall) { "everybody".to_owned() } else { claims.ns };
+    Ok(Principal { namespace, subject: claims.sub, access: claims.role })
 }

@@ -24,6 +24,7 @@ use crate::db::apply::apply;
 use crate::db::snapshot::{self, Locked};
 use crate::db::{artifact, attempt, dependency, event, from_json, insert, lease, log, to_json, word};
 use crate::lifecycle::{Event, transition};
+use crate::sabotage::{Guard, without};
 
 /// Bytes of a progress message.
 const MESSAGE: usize = 1_024;
@@ -125,10 +126,10 @@ impl App {
                         if line.seq < extent.next {
                             continue;
                         }
-                        if line.seq > extent.next {
+                        if line.seq > extent.next && !without(Guard::LogContiguity) {
                             break;
                         }
-                        extent.next += 1;
+                        extent.next = line.seq + 1;
                         let size = i64::try_from(line.text.len() + LINE_OVERHEAD).unwrap_or(i64::MAX);
                         if extent.dropped > 0 || extent.bytes + size > limits::LOG_BYTES_PER_ATTEMPT {
                             extent.dropped += 1;

@@ -23,6 +23,7 @@ use super::transaction::transaction;
 use super::{App, Error, Principal, quota};
 use crate::db::{dead_letter, dependency, idempotency, insert, session, task};
 use crate::dispatch::LaneKey;
+use crate::sabotage::{Guard, without};
 
 /// The fingerprint of a request under an idempotency key.
 pub(crate) fn fingerprint(what: &str, request: &impl Serialize) -> Result<Vec<u8>, Error> {
@@ -63,6 +64,9 @@ pub(crate) async fn take_key(
     ids: &[TaskId],
 ) -> Result<Option<Vec<TaskId>>, Error> {
     let Some((key, request)) = key else { return Ok(None) };
+    if without(Guard::IdempotencyKey) {
+        return Ok(None);
+    }
     match idempotency::take(connection, namespace, key, request, ids).await? {
         None => Ok(None),
         Some(answered) if answered.request == *request => {

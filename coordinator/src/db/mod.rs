@@ -35,6 +35,8 @@ pub(crate) mod retention;
 pub(crate) mod rules;
 pub(crate) mod schedule;
 pub(crate) mod selection;
+#[cfg(feature = "sabotage")]
+mod sabotage;
 pub(crate) mod session;
 pub(crate) mod settlement;
 pub(crate) mod signal;

@@ -24,6 +24,8 @@ pub(crate) async fn migrate(connection: &mut PgConnection) -> Result<(), sqlx::m
     migrator.create_schema("orca");
     connection.execute("SELECT pg_advisory_lock(7024418)").await?;
     let result = migrator.run_direct(None, connection, false).await;
+    #[cfg(feature = "sabotage")]
+    super::sabotage::take_out(connection).await?;
     connection.execute("SELECT pg_advisory_unlock(7024418)").await?;
     result
 }

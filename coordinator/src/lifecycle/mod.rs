@@ -12,6 +12,8 @@ use orca_proto::limits;
 use orca_proto::spec::{NewTask, OnChildFailure, OnDependencyFailure, Retry, Role};
 use orca_proto::task::{Outcome, State, Step};
 
+use crate::sabotage::{Guard, without};
+
 mod attempt;
 #[cfg(test)]
 mod tests;
@@ -281,7 +283,7 @@ impl Change {
 /// [`Refusal`] when the event does not apply; nothing changes then.
 pub fn transition(task: &Snapshot, event: Event) -> Result<Change, Refusal> {
     use State::{Blocked, Ready, Running, Scheduled, Waiting};
-    if task.state.is_terminal() {
+    if task.state.is_terminal() && !without(Guard::TerminalFinal) {
         return Err(Refusal::Ended(task.state));
     }
     let mut change = Change::of(task);
@@ -340,6 +342,9 @@ pub fn transition(task: &Snapshot, event: Event) -> Result<Change, Refusal> {
         }
         (_, Event::CancelRequested { reason }) => {
             change.cancel_requested = true;
+            if without(Guard::CancelBlocksGrant) {
+                return Ok(change);
+            }
             Ok(change.ends(State::Cancelled, reason))
         }
         (Ready, Event::StartExpired) => {
@@ -357,7 +362,7 @@ fn enter(task: &Snapshot, change: &mut Change, failure: Option<String>) {
     {
         change.state = State::Skipped;
         change.reason = Some(format!("{SKIPPED_FOR}{failure}"));
-    } else if change.open_dependencies == 0 && change.open_gates == 0 {
+    } else if (change.open_dependencies == 0 || without(Guard::DependencyCheck)) && change.open_gates == 0 {
         change.state = if task.early { State::Scheduled } else { State::Ready };
     }
 }
