@@ -13,7 +13,10 @@ pub mod error;
 pub mod lifecycle;
 mod metrics;
 mod reconcile;
-#[cfg_attr(not(feature = "sabotage"), expect(dead_code, reason = "some guards live in functions of the database"))]
+#[cfg_attr(
+    not(feature = "sabotage"),
+    expect(dead_code, reason = "some guards live in functions of the database")
+)]
 mod sabotage;
 mod schedule;
 mod server;

@@ -33,10 +33,10 @@ pub(crate) mod queue_settings;
 pub(crate) mod quota;
 pub(crate) mod retention;
 pub(crate) mod rules;
-pub(crate) mod schedule;
-pub(crate) mod selection;
 #[cfg(feature = "sabotage")]
 mod sabotage;
+pub(crate) mod schedule;
+pub(crate) mod selection;
 pub(crate) mod session;
 pub(crate) mod settlement;
 pub(crate) mod signal;
