@@ -57,7 +57,7 @@ pub(in crate::command) struct PolicyArgs {
     /// Exit code not worth another attempt; the others are
     #[arg(long, value_name = "CODE", allow_negative_numbers = true)]
     no_retry_exit_code: Vec<i32>,
-    /// Wait between attempts: fixed:5s, or exponential:FIRST[:FACTOR[:LONGEST]] such as exponential:1s:2:300s
+    /// Wait between attempts: `fixed:5s`, or `exponential:FIRST[:FACTOR[:LONGEST]]` such as `exponential:1s:2:300s`
     #[arg(long, value_name = "HOW", value_parser = backoff)]
     backoff: Option<Backoff>,
     /// Carried along and shown, never looked at
