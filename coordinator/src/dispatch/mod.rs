@@ -1,8 +1,8 @@
 //! Dispatch: which of the tasks in line a node that asks for work is given, and why a task is not given to any.
 //!
 //! Pure: it reads no clock and no database. Ready tasks stand in lanes ([`LaneKey`]): all tasks of a lane are the same to
-//! dispatch and are served first in, first out. [`choose`] answers a claim from what is known of the lanes that have
-//! something in line; [`explain`] answers `why` from the same [`gates`](obstacle), so the two cannot disagree.
+//! dispatch and are served first in, first out. [`choose()`] answers a claim from what is known of the lanes that have
+//! something in line; [`explain()`] answers `why` from the same [`gates`](obstacle), so the two cannot disagree.
 //!
 //! One claim's order: the highest level first, where a level is a priority, raised by time in line; inside a level the
 //! flows (a group of a queue) share by weight; inside a flow the oldest head.
