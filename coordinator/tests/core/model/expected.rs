@@ -62,9 +62,11 @@ fn undisturbed(tasks: &[Known], at: usize, seen: &[State], now: i64) -> Vec<Stat
         if !ends.is_empty() {
             return ends;
         }
-        // It came in line a little before it was seen there, so its time in line is over a little earlier than reckoned.
-        let nearly =
-            task.start_by().is_some_and(|instant| task.due.is_some() || instant <= now + SEEN_LATE_MS);
+        // What others had to end for, or a time to come, came in line some time before it was seen there: its time in line
+        // is then over earlier than reckoned, by as much as the clock was moved in one step.
+        let at_once =
+            task.needs.is_empty() && task.due.is_none() && task.gate.is_none() && task.tokens.is_empty();
+        let nearly = task.start_by().is_some_and(|instant| !at_once || instant <= now + SEEN_LATE_MS);
         return if nearly { vec![ready, State::Expired] } else { vec![ready] };
     }
     let run_anyway = task.spec.on_dependency_failure == OnDependencyFailure::Run;
