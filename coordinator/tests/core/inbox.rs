@@ -2,11 +2,11 @@
 
 use orca_proto::ids::TaskId;
 use orca_proto::problem::Kind;
-use orca_proto::task::State;
+use orca_proto::task::{State, Task};
 use serde_json::{Value, json};
 use sqlx::{Connection, PgConnection};
 
-use super::support::{TestApp, kind};
+use super::support::{SOON, TestApp, kind};
 
 async fn enqueue(connection: &mut PgConnection, spec: &Value, key: Option<&str>) -> sqlx::Result<TaskId> {
     sqlx::query_scalar("SELECT orca.enqueue($1::jsonb, idempotency_key => $2)")
@@ -19,6 +19,19 @@ async fn enqueue(connection: &mut PgConnection, spec: &Value, key: Option<&str>)
 
 fn spec() -> Value {
     json!({"container": {"image": "busybox"}, "queue": "q", "input": {"n": 1}})
+}
+
+/// The task of this id, once it has been taken out of the inbox: the background may be at it while the test looks.
+async fn taken(test: &TestApp, id: TaskId) -> Task {
+    let looking = async {
+        loop {
+            if let Ok(task) = test.app.task_get(&test.operator(), id).await {
+                return task;
+            }
+            tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+        }
+    };
+    tokio::time::timeout(SOON, looking).await.expect("the inbox was not taken in time")
 }
 
 #[tokio::test]
@@ -51,10 +64,13 @@ async fn an_open_transaction_that_enqueued_holds_nobody_up() {
     let soon = enqueue(&mut two, &spec(), None).await.unwrap();
     let also = enqueue(&mut two, &spec(), Some("other")).await.unwrap();
     test.reconcile().await;
-    assert_eq!((test.state(soon).await, test.state(also).await), (State::Ready, State::Ready));
+    assert_eq!(
+        (taken(&test, soon).await.summary.state, taken(&test, also).await.summary.state),
+        (State::Ready, State::Ready)
+    );
     long.commit().await.unwrap();
     test.reconcile().await;
-    assert_eq!(test.state(late).await, State::Ready);
+    assert_eq!(taken(&test, late).await.summary.state, State::Ready);
     test.stop().await;
 }
 
@@ -75,9 +91,9 @@ async fn a_spec_that_does_not_hold_becomes_a_failed_task_and_is_in_nobodys_way()
     }
     let good = enqueue(&mut connection, &spec(), None).await.unwrap();
     test.reconcile().await;
-    assert_eq!(test.state(good).await, State::Ready);
+    assert_eq!(taken(&test, good).await.summary.state, State::Ready);
     for (id, expected) in bad {
-        let task = test.task(id).await.summary;
+        let task = taken(&test, id).await.summary;
         let reason = task.reason.unwrap();
         assert_eq!(task.state, State::Failed);
         assert!(reason.contains(expected), "{reason}");
@@ -110,8 +126,11 @@ async fn one_idempotency_key_gives_one_task_and_another_spec_under_it_is_refused
     first.commit().await.unwrap();
     second.commit().await.unwrap();
     test.reconcile().await;
-    assert_eq!((test.state(kept).await, test.state(lost).await), (State::Ready, State::Failed));
-    assert!(test.task(lost).await.summary.reason.unwrap().contains(&kept.to_string()));
+    assert_eq!(
+        (taken(&test, kept).await.summary.state, taken(&test, lost).await.summary.state),
+        (State::Ready, State::Failed)
+    );
+    assert!(taken(&test, lost).await.summary.reason.unwrap().contains(&kept.to_string()));
     test.stop().await;
 }
 
@@ -145,7 +164,7 @@ async fn two_coordinators_take_each_of_many_once_and_dependencies_in_order() {
         }
     };
     tokio::time::timeout(super::support::SOON, Box::pin(both)).await.unwrap();
-    assert_eq!(test.state(last).await, State::Blocked);
+    assert_eq!(taken(&test, last).await.summary.state, State::Blocked);
     let node = test.worker("w").await;
     let mut granted = Vec::new();
     // One coordinator learns a moment later what the other put in line.
