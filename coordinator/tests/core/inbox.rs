@@ -163,13 +163,13 @@ async fn two_coordinators_take_each_of_many_once_and_dependencies_in_order() {
             tokio::time::sleep(std::time::Duration::from_millis(20)).await;
         }
     };
-    tokio::time::timeout(super::support::SOON, Box::pin(both)).await.unwrap();
+    tokio::time::timeout(SOON, Box::pin(both)).await.unwrap();
     assert_eq!(taken(&test, last).await.summary.state, State::Blocked);
     let node = test.worker("w").await;
     let mut granted = Vec::new();
     // One coordinator learns a moment later what the other put in line.
     while granted.len() < 700 {
-        let grants = node.claim_for(1_000, super::support::SOON).await;
+        let grants = node.claim_for(1_000, SOON).await;
         assert!(!grants.is_empty(), "{} of 700 were granted", granted.len());
         granted.extend(grants.into_iter().map(|grant| grant.task.0));
     }
