@@ -69,7 +69,7 @@ async fn a_finish_step_behind_500_tasks_runs_once_when_all_have_ended() {
     planner.plan(&grant, (0..500).map(|n| task(&format!("t{n}"))).collect()).await.unwrap();
     let begun = Instant::now();
     loop {
-        let grants = worker.claim(256).await;
+        let grants = worker.claim_for(256, Duration::from_secs(3)).await;
         if grants.is_empty() {
             break;
         }
@@ -78,7 +78,7 @@ async fn a_finish_step_behind_500_tasks_runs_once_when_all_have_ended() {
         }
     }
     let drained = begun.elapsed();
-    let finish = planner.claim_one().await;
+    let finish = planner.claim_for(1, SOON * 3).await.remove(0);
     assert_eq!(finish.step, Some(Step::Finish));
     planner.succeed(&finish, json!(500)).await;
     test.reconcile().await;
