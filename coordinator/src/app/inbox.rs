@@ -35,6 +35,14 @@ impl App {
     /// # Errors
     /// The database's; what was not enqueued is still there then.
     pub(crate) async fn take_inbox(&self) -> Result<usize, Error> {
+        match self.take_in_order().await {
+            // It is taken care of.
+            Err(Error::Unavailable(_)) => Ok(0),
+            taken => taken,
+        }
+    }
+
+    async fn take_in_order(&self) -> Result<usize, Error> {
         let entries = {
             let mut connection = self.0.pool.acquire().await?;
             inbox::oldest(&mut connection, TAKEN).await?
@@ -99,12 +107,12 @@ impl App {
         self.spawned(async move {
             transaction!(app, |tx, effects| {
                 if !inbox::lock(tx).await? {
-                    return Ok(());
+                    return Err(busy());
                 }
                 let seqs: Vec<i64> = entries.iter().map(|entry| entry.seq).collect();
                 // Some of them another coordinator may have taken: then all are looked at again.
                 if inbox::remove(tx, &seqs).await? != seqs.len() {
-                    return Err(Error::Unavailable("another coordinator took from the inbox; trying again"));
+                    return Err(busy());
                 }
                 let ids: Vec<TaskId> = entries.iter().map(|entry| TaskId(entry.id)).collect();
                 let graph =
@@ -146,7 +154,10 @@ impl App {
         let app = self.clone();
         self.spawned(async move {
             transaction!(app, |tx, effects| {
-                if !inbox::lock(tx).await? || inbox::remove(tx, &[entry.seq]).await? == 0 {
+                if !inbox::lock(tx).await? {
+                    return Err(busy());
+                }
+                if inbox::remove(tx, &[entry.seq]).await? == 0 {
                     return Ok(());
                 }
                 let place =
@@ -161,6 +172,12 @@ impl App {
     }
 }
 
+/// That another coordinator is at the inbox. Nothing further of it may be looked at then: it may depend on what the other
+/// has not stored yet.
+fn busy() -> Error {
+    Error::Unavailable("another coordinator takes from the inbox")
+}
+
 /// Enqueues one entry; answers why not, where it is not a new task.
 async fn store_one(
     app: &App,
@@ -169,7 +186,10 @@ async fn store_one(
     valid: &Valid,
     effects: &mut Effects,
 ) -> Result<Option<String>, Error> {
-    if !inbox::lock(tx).await? || !inbox::is_there(tx, entry.seq).await? {
+    if !inbox::lock(tx).await? {
+        return Err(busy());
+    }
+    if !inbox::is_there(tx, entry.seq).await? {
         return Ok(None);
     }
     let ids = [TaskId(entry.id)];
