@@ -37,7 +37,7 @@ pub(super) async fn run(bench: &mut Bench) -> Result<()> {
         orca::preload(&coordinator, "probe", PROBES).await?;
         // What there is to recover is then what the load wrote.
         database.settle().await?;
-        let fleet = Fleet::start(&[&coordinator], Some(orca::BEST)).await?;
+        let fleet = Fleet::serving(&["default"], &[&coordinator], Some(orca::BEST)).await?;
         tokio::time::sleep(BEFORE).await;
         let begun = Instant::now();
         let (restarted, claimed) = tokio::join!(
@@ -88,6 +88,7 @@ async fn probe(coordinator: &Coordinator, begun: Instant) -> Result<Duration> {
         };
         match attempt.await {
             Ok(granted) if went_down && granted > 0 => return Ok(begun.elapsed()),
+            Ok(0) if went_down => last = "a claim got nothing".to_owned(),
             // The server is not down yet.
             Ok(_) => {}
             Err(error) => {

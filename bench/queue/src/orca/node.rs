@@ -85,16 +85,29 @@ impl Fleet {
     /// # Errors
     /// If a coordinator refuses one.
     pub(crate) async fn start(coordinators: &[&Coordinator], settings: Option<Settings>) -> Result<Self> {
+        Self::serving(&[], coordinators, settings).await
+    }
+
+    /// The same, for these queues only; all where there are none.
+    ///
+    /// # Errors
+    /// If a coordinator refuses one.
+    pub(crate) async fn serving(
+        queues: &[&str],
+        coordinators: &[&Coordinator],
+        settings: Option<Settings>,
+    ) -> Result<Self> {
         let shutdown = CancellationToken::new();
         let count = settings.map_or(1, |settings| settings.nodes);
         let mut workers = Vec::new();
         for (index, coordinator) in coordinators.iter().cycle().take(count).enumerate() {
-            let worker = settings.map_or_else(WorkerSettings::default, |settings| WorkerSettings {
+            let mut worker = settings.map_or_else(WorkerSettings::default, |settings| WorkerSettings {
                 slots: settings.slots,
                 batch: settings.batch,
                 claims_in_flight: settings.claims,
                 ..WorkerSettings::default()
             });
+            worker.queues = queues.iter().map(|queue| (*queue).to_owned()).collect();
             let name = format!("node-{index}");
             workers.push(work(coordinator.worker()?, &name, worker, &shutdown, || {}).await?);
         }
