@@ -235,6 +235,26 @@ BEGIN
     END LOOP;
 END $$;
 
+-- Enqueues plain tasks of one lane and grants them to a node that waits for such, in one transaction: what stood in that lane
+-- before goes first.
+CREATE FUNCTION orca.enqueue_granted(
+    p_namespaces text[], p_ids uuid[], p_lanes integer[], p_names text[], p_max_attempts integer[], p_specs text[],
+    p_keys text[], p_labels text[], p_retries text[], p_node uuid, p_instance uuid, p_lease_ms bigint)
+    RETURNS TABLE (at timestamptz, lane integer, token bigint, task uuid, attempt integer, max_attempts integer, step text,
+                   parent uuid, has_dependencies boolean, deadline_ms bigint, spec text, waiting_since timestamptz)
+    LANGUAGE plpgsql SET plan_cache_mode = 'force_generic_plan' AS $$
+DECLARE
+    v_at timestamptz;
+BEGIN
+    -- The locks of a claim, before the lane's tail: in the order in which everybody takes them.
+    PERFORM FROM orca.nodes n WHERE n.id = p_node FOR NO KEY UPDATE;
+    PERFORM pg_advisory_xact_lock(7024421, p_lanes[1]);
+    PERFORM orca.lock_limits(p_namespaces[1], p_lanes[1 : 1]);
+    v_at := orca.enqueue_plain(p_namespaces, p_ids, p_lanes, p_names, p_max_attempts, p_specs, p_keys, p_labels, p_retries);
+    RETURN QUERY SELECT v_at, c.* FROM orca.claim(p_node, p_instance, p_lanes[1 : 1], ARRAY[cardinality(p_ids)],
+        cardinality(p_ids), p_lease_ms) AS c;
+END $$;
+
 -- Settles attempts that succeeded and of which nothing else follows; answers the places (from 1) of those it settled. The
 -- others are for the long way.
 CREATE FUNCTION orca.finish(p_namespace text, p_subject text, p_tasks uuid[], p_tokens bigint[], p_results text[])

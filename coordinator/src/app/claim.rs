@@ -100,17 +100,22 @@ impl App {
             let again = Instant::now() + found.again_in.unwrap_or(HOLD);
             let armed = found.again_in.and_then(|_| self.0.signals.arm(&asker.namespace, again));
             let until = if found.refused { deadline.min(Instant::now() + REFUSED) } else { deadline };
-            tokio::select! {
-                () = waiter.woken() => {}
+            waiter.park();
+            let over = tokio::select! {
+                () = waiter.woken() => false,
                 () = tokio::time::sleep_until(again), if armed.is_some() => {
                     drop(armed);
                     let lanes = self.0.lines.bounded_lanes(&asker.namespace);
                     self.0.signals.wake_any(lanes.iter().map(|(_, lane)| lane.as_ref()));
+                    false
                 }
-                () = tokio::time::sleep_until(until) => if until >= deadline { return Ok(nothing) },
-                () = self.0.shutdown.cancelled() => return Ok(nothing),
+                () = tokio::time::sleep_until(until) => until >= deadline,
+                () = self.0.shutdown.cancelled() => true,
+            };
+            if let Some(handed) = waiter.handed().await {
+                return claimed(handed, self.0.lease);
             }
-            if waiter.drained() {
+            if over || waiter.drained() {
                 return Ok(nothing);
             }
         }
@@ -153,7 +158,7 @@ impl App {
                 .free
                 .map(|free| Capacity { millicpus: millicpus(free.cpus), memory: free.memory.0 }),
         };
-        Ok(Wanting { id, namespace: who.namespace.clone(), role, node })
+        Ok(Wanting { id, instance: request.instance, namespace: who.namespace.clone(), role, node })
     }
 
     /// Chooses from what is thought to wait, and takes it, as long as there seems to be something.
@@ -209,8 +214,7 @@ impl App {
                 signals.wake_any(lanes.iter().map(|(_, lane)| lane.as_ref()));
             }
             signals.pulse.notify_one();
-            let grants = granted.into_iter().map(|granted| grant(granted, self.0.lease));
-            found.grants = grants.collect::<Result<_, Error>>()?;
+            found.grants = claimed(granted, self.0.lease)?.grants;
             break;
         }
         found.refused = !refused.is_empty();
@@ -310,6 +314,11 @@ impl Found {
         let soon = again_in.filter(|wait| *wait < SOON).map(|wait| wait.max(SHORTEST));
         self.again_in = [self.again_in, soon].into_iter().flatten().min();
     }
+}
+
+fn claimed(granted: Vec<queue::Granted>, lease: Duration) -> Result<RawClaimed, Error> {
+    let grants = granted.into_iter().map(|granted| grant(granted, lease));
+    Ok(Claimed { grants: grants.collect::<Result<_, Error>>()? })
 }
 
 fn grant(granted: queue::Granted, lease: Duration) -> Result<Grant<Box<RawValue>>, Error> {

@@ -1,7 +1,8 @@
 //! Enqueues that arrive within a moment of each other are written together: one statement, one commit, one wait for the disk.
 //!
 //! Only tasks that need nothing but a row and a place in line come here, so nothing of one request can fail for another's
-//! sake. Each is answered after the commit.
+//! sake. Each is answered after the commit. Where a claim waits and nothing else does, what is written is granted by the same
+//! commit.
 
 use std::sync::{Mutex, PoisonError};
 
@@ -14,6 +15,7 @@ use tokio::sync::{Semaphore, oneshot};
 use super::graph::same_lane;
 use super::lines::lane_of;
 use super::transaction::statement;
+use super::waiting::Wanting;
 use super::{App, Error, Principal};
 use crate::db::Time;
 use crate::db::apply::Effects;
@@ -29,6 +31,8 @@ const TASKS: usize = 1_000;
 pub(crate) struct Gathering {
     waiting: Mutex<Vec<Request>>,
     writers: Semaphore,
+    /// One at a time: more would wait for the same lane.
+    hand_over: Semaphore,
 }
 
 /// One request's tasks.
@@ -39,7 +43,7 @@ struct Request {
 
 impl Gathering {
     pub(crate) fn new() -> Self {
-        Self { waiting: Mutex::default(), writers: Semaphore::new(WRITERS) }
+        Self { waiting: Mutex::default(), writers: Semaphore::new(WRITERS), hand_over: Semaphore::new(1) }
     }
 
     fn put(&self, request: Request) {
@@ -172,12 +176,18 @@ async fn commit(app: &App, taken: Vec<Request>) {
         all.append(request.plain);
         answers.push(request.answer);
     }
-    let written: Result<Time, Error> =
-        statement!(app, |connection| queue::enqueue_plain(connection, &all).await);
+    let written = match app.hand_over(&all).await {
+        Some(written) => written,
+        None => {
+            let written: Result<Time, Error> =
+                statement!(app, |connection| queue::enqueue_plain(connection, &all).await);
+            written.map(|at| (at, all.lanes.as_slice()))
+        }
+    };
     match written {
-        Ok(at) => {
+        Ok((at, waiting)) => {
             let mut effects = Effects { events: true, ..Effects::default() };
-            for lane in &all.lanes {
+            for lane in waiting {
                 *effects.ready.entry(*lane).or_default() += 1;
             }
             app.publish(&effects);
@@ -197,5 +207,33 @@ async fn commit(app: &App, taken: Vec<Request>) {
                 let _ = answer.send(Err(error));
             }
         }
+    }
+}
+
+impl App {
+    /// Writes tasks of one lane and grants them to a claim that waits for such, by one transaction: on an idle system that halves
+    /// the way to a node. Answers when they came in line and which lanes more waits in than was granted; nothing, and nothing
+    /// is done, where anything else waits that may have to go first, or no claim has room.
+    async fn hand_over<'a>(&self, tasks: &'a Plain) -> Option<Result<(Time, &'a [i32]), Error>> {
+        let (lane, others) = tasks.lanes.split_first()?;
+        if others.iter().any(|other| other != lane) {
+            return None;
+        }
+        let _turn = self.0.gathering.hand_over.try_acquire().ok()?;
+        let key = self.0.lines.key(*lane)?;
+        let idle = |asker: &Wanting| !self.0.lines.waits_for(asker);
+        let reserved = self.0.signals.reserve(&key, tasks.ids.len(), idle)?;
+        let (node, lease) = ((reserved.asker.id, reserved.asker.instance), self.0.lease);
+        let written =
+            statement!(self, |connection| queue::enqueue_granted(connection, tasks, node, lease).await);
+        let (at, granted, left) = match written {
+            Ok(written) => written,
+            Err(error) => return Some(Err(error)),
+        };
+        let waits = left.iter().any(|lane| lane.since.is_some());
+        if !granted.is_empty() {
+            reserved.hand(granted);
+        }
+        Some(Ok((at, if waits { &tasks.lanes } else { &[] })))
     }
 }

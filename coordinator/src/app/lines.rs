@@ -8,6 +8,7 @@ use std::time::Duration;
 use orca_proto::spec::{NewTask, Role};
 use tokio::time::Instant;
 
+use super::waiting::Wanting;
 use crate::db::lane::Waiting;
 use crate::db::queue::Left;
 use crate::db::rules::Rules;
@@ -187,6 +188,12 @@ impl Lines {
     pub(crate) fn any_waiting(&self, namespace: &str) -> bool {
         let state = self.lock();
         state.waiting.keys().filter_map(|id| state.keys.get(id)).any(|key| key.namespace == namespace)
+    }
+
+    /// Whether anything is thought to wait that a node could take.
+    pub(crate) fn waits_for(&self, asker: &Wanting) -> bool {
+        let state = self.lock();
+        state.waiting.keys().filter_map(|id| state.keys.get(id)).any(|key| asker.takes(key))
     }
 
     /// To be asked before settings are read, and told when they are kept.

@@ -1,16 +1,18 @@
 //! Claims that wait for work, and who of them is woken for what.
 //!
-//! What becomes ready wakes one waiting claim that may take it; a claim that could not take all passes the hint on.
+//! What becomes ready wakes one waiting claim that may take it; a claim that could not take all passes the hint on. Where nothing
+//! else waits, an enqueue takes a waiting claim aside instead and grants to it in its own transaction.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, MutexGuard, PoisonError};
 
-use orca_proto::ids::NodeId;
+use orca_proto::ids::{InstanceId, NodeId};
 use orca_proto::spec::{Role, meets};
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use super::signals::Signals;
+use crate::db::queue::Granted;
 use crate::dispatch::{Asker, LaneKey};
 
 /// All claims that wait in one process.
@@ -25,14 +27,41 @@ pub(super) struct Waiters {
 struct Claim {
     asker: Arc<Wanting>,
     wake: Arc<Notify>,
-    signalled: bool,
+    turn: Turn,
     drained: bool,
+}
+
+impl Claim {
+    /// Whether it will look at what there is now.
+    const fn signalled(&self) -> bool {
+        matches!(self.turn, Turn::Signalled)
+    }
+
+    fn signal(&mut self) {
+        self.turn = Turn::Signalled;
+        self.wake.notify_one();
+    }
+}
+
+/// What a claim is at.
+enum Turn {
+    /// It looks, or is about to.
+    Looking,
+    /// It has been told to look again.
+    Signalled,
+    /// It has found nothing and waits.
+    Parked,
+    /// An enqueue is under way that grants to it: it must hear what came of that before it is answered.
+    Reserved,
+    /// That has granted to it.
+    Handed(Vec<Granted>),
 }
 
 /// A node that waits for work of a role in a namespace.
 #[derive(Clone, Debug)]
 pub(crate) struct Wanting {
     pub(crate) id: NodeId,
+    pub(crate) instance: InstanceId,
     pub(crate) namespace: String,
     pub(crate) role: Role,
     pub(crate) node: Asker,
@@ -46,6 +75,11 @@ impl Wanting {
             && (self.node.queues.is_empty() || self.node.queues.contains(lane.flow.queue()))
             && meets(&lane.requires, &self.node.labels)
             && self.node.free.is_none_or(|free| free.holds(lane.needs) > 0)
+    }
+
+    fn has_room(&self, lane: &LaneKey, count: usize) -> bool {
+        let free = self.node.free.map_or(u32::MAX, |free| free.holds(lane.needs));
+        u32::try_from(count).is_ok_and(|count| count <= self.node.slots.min(free))
     }
 
     fn is_preferred(&self, lane: &LaneKey) -> bool {
@@ -68,7 +102,9 @@ impl Signals {
         let mut waiters = self.waiters();
         let id = waiters.next;
         waiters.next += 1;
-        waiters.claims.insert(id, Claim { asker, wake: Arc::clone(&wake), signalled: false, drained: false });
+        waiters
+            .claims
+            .insert(id, Claim { asker, wake: Arc::clone(&wake), turn: Turn::Looking, drained: false });
         Waiter { signals: self, id, wake }
     }
 
@@ -88,12 +124,32 @@ impl Signals {
     pub(crate) fn wake_any<'a>(&self, lanes: impl Iterator<Item = &'a LaneKey>) {
         let mut waiters = self.waiters();
         for lane in lanes {
-            let looks =
-                |claim: &Claim| claim.signalled && claim.asker.takes(lane) && claim.asker.is_preferred(lane);
+            let looks = |claim: &Claim| {
+                claim.signalled() && claim.asker.takes(lane) && claim.asker.is_preferred(lane)
+            };
             if !waiters.claims.values().any(looks) {
                 waiters.wake(lane, 0);
             }
         }
+    }
+
+    /// Takes aside the claim that [`Signals::wake_claim`] would wake, if it has room for so many tasks of the lane and is `idle`:
+    /// what they are granted is to be handed to it.
+    pub(crate) fn reserve(
+        &self,
+        lane: &LaneKey,
+        count: usize,
+        idle: impl FnOnce(&Wanting) -> bool,
+    ) -> Option<Reserved<'_>> {
+        let mut waiters = self.waiters();
+        let id = waiters.find(lane, 0)?;
+        let claim = waiters.claims.get_mut(&id)?;
+        let free = matches!(claim.turn, Turn::Parked) && !claim.drained;
+        if !free || !claim.asker.has_room(lane, count) || !idle(&claim.asker) {
+            return None;
+        }
+        claim.turn = Turn::Reserved;
+        Some(Reserved { signals: self, id, asker: Arc::clone(&claim.asker) })
     }
 
     /// How many claims wait.
@@ -126,16 +182,47 @@ impl Signals {
 
 impl Waiters {
     fn wake(&mut self, lane: &LaneKey, from: u64) {
-        let takes = |claim: &Claim| !claim.signalled && claim.asker.takes(lane);
-        let mut found = self.claims.range(from..).filter(|(_, claim)| takes(claim));
+        if let Some(claim) = self.find(lane, from).and_then(|id| self.claims.get_mut(&id)) {
+            claim.signal();
+        }
+    }
+
+    /// Who is next for a lane: of those that have joined at `from` or later.
+    fn find(&self, lane: &LaneKey, from: u64) -> Option<u64> {
+        let free = |claim: &Claim| matches!(claim.turn, Turn::Looking | Turn::Parked);
+        let mut found = self.claims.range(from..).filter(|(_, claim)| free(claim) && claim.asker.takes(lane));
         let first = match lane.prefers.is_empty() {
             true => found.next(),
             false => found.clone().find(|(_, claim)| claim.asker.is_preferred(lane)).or_else(|| found.next()),
         };
-        let first = first.map(|(id, _)| *id);
-        if let Some(claim) = first.and_then(|id| self.claims.get_mut(&id)) {
-            claim.signalled = true;
+        first.map(|(id, _)| *id)
+    }
+}
+
+/// A waiting claim that is to be granted to. Dropped without [`Reserved::hand`], it looks for itself.
+pub(crate) struct Reserved<'a> {
+    signals: &'a Signals,
+    id: u64,
+    pub(crate) asker: Arc<Wanting>,
+}
+
+impl Reserved<'_> {
+    /// Answers the claim with what was granted to its node. Where its client has gone away meanwhile, the leases run out.
+    pub(crate) fn hand(self, grants: Vec<Granted>) {
+        if let Some(claim) = self.signals.waiters().claims.get_mut(&self.id) {
+            claim.turn = Turn::Handed(grants);
             claim.wake.notify_one();
+        }
+    }
+}
+
+impl Drop for Reserved<'_> {
+    fn drop(&mut self) {
+        let mut waiters = self.signals.waiters();
+        if let Some(claim) =
+            waiters.claims.get_mut(&self.id).filter(|claim| matches!(claim.turn, Turn::Reserved))
+        {
+            claim.signal();
         }
     }
 }
@@ -170,14 +257,40 @@ impl Waiter<'_> {
     /// Takes the signal: the look that follows covers it.
     pub(crate) fn take(&self) {
         if let Some(claim) = self.signals.waiters().claims.get_mut(&self.id) {
-            claim.signalled = false;
+            claim.turn = Turn::Looking;
+        }
+    }
+
+    /// Waits for what comes, having found nothing; at once again if it was told to look meanwhile.
+    pub(crate) fn park(&self) {
+        if let Some(claim) = self.signals.waiters().claims.get_mut(&self.id)
+            && matches!(claim.turn, Turn::Looking)
+        {
+            claim.turn = Turn::Parked;
+        }
+    }
+
+    /// What was handed to it, once that is known where an enqueue has taken it aside. Nobody can do so afterwards, unless it is
+    /// parked again.
+    pub(crate) async fn handed(&self) -> Option<Vec<Granted>> {
+        loop {
+            match self.signals.waiters().claims.get_mut(&self.id).map(|claim| &mut claim.turn) {
+                Some(Turn::Handed(grants)) => return Some(std::mem::take(grants)),
+                Some(turn @ Turn::Parked) => {
+                    *turn = Turn::Looking;
+                    return None;
+                }
+                Some(Turn::Reserved) => {}
+                Some(Turn::Looking | Turn::Signalled) | None => return None,
+            }
+            self.wake.notified().await;
         }
     }
 
     /// Waits no more: what is left is for others. A signal that came meanwhile is passed on.
     pub(crate) fn leave(&self) {
         let left = self.signals.waiters().claims.remove(&self.id);
-        if left.is_some_and(|claim| claim.signalled) {
+        if left.is_some_and(|claim| claim.signalled()) {
             self.signals.dropped.notify_one();
         }
     }
@@ -185,7 +298,7 @@ impl Waiter<'_> {
     /// Whether it was signalled and has not taken the signal.
     #[cfg(test)]
     fn unused(&self) -> bool {
-        self.signals.waiters().claims.get(&self.id).is_some_and(|claim| claim.signalled)
+        self.signals.waiters().claims.get(&self.id).is_some_and(Claim::signalled)
     }
 }
 
@@ -207,9 +320,11 @@ mod tests {
         let node = Asker {
             queues: queues.iter().map(own).collect(),
             labels: labels.iter().map(|(key, value)| (own(key), own(value))).collect(),
+            slots: 1,
             ..Asker::default()
         };
-        Arc::new(Wanting { id: NodeId::new(), namespace: "n".into(), role: Role::Work, node })
+        let (id, instance) = (NodeId::new(), InstanceId::new());
+        Arc::new(Wanting { id, instance, namespace: "n".into(), role: Role::Work, node })
     }
 
     fn lane(namespace: &str, role: Role, queue: &str) -> LaneKey {
@@ -270,6 +385,32 @@ mod tests {
         assert_eq!(waiters.each_ref().map(Waiter::unused), [true, false, false]);
         signals.wake_any([lane("n", Role::Work, "c")].iter());
         assert_eq!(waiters.each_ref().map(Waiter::unused), [true, false, true]);
+    }
+
+    #[test]
+    fn a_claim_that_was_taken_aside_hears_what_came_of_it() {
+        let signals = Signals::new();
+        let claim = signals.join(wanting(&[], &[]));
+        let lane = lane("n", Role::Work, "a");
+        assert!(signals.reserve(&lane, 1, |_| true).is_none(), "it has not looked yet");
+        claim.park();
+        assert!(signals.reserve(&lane, 2, |_| true).is_none(), "it has one slot");
+        assert!(signals.reserve(&lane, 1, |_| false).is_none(), "something else waits");
+        let reserved = signals.reserve(&lane, 1, |_| true).unwrap();
+        signals.wake_claim(&lane);
+        assert!(!claim.unused(), "it is taken");
+        let handed = || async {
+            tokio::select! { biased; handed = claim.handed() => handed.map(|grants| grants.len()), () = std::future::ready(()) => Some(77) }
+        };
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        assert_eq!(runtime.block_on(handed()), Some(77), "not known yet");
+        reserved.hand(Vec::new());
+        assert_eq!(runtime.block_on(handed()), Some(0));
+        claim.take();
+        claim.park();
+        drop(signals.reserve(&lane, 1, |_| true).unwrap());
+        assert!(claim.unused(), "what took it aside failed, so it looks for itself");
+        assert_eq!(runtime.block_on(handed()), None);
     }
 
     #[test]

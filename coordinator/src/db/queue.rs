@@ -80,6 +80,39 @@ pub(crate) async fn enqueue_plain(connection: &mut PgConnection, tasks: &Plain) 
     .await
 }
 
+/// The same, for tasks of one lane; and grants them to the node, if it may have them and the lane has nothing else. Answers also
+/// what [`claim`] does.
+pub(crate) async fn enqueue_granted(
+    connection: &mut PgConnection,
+    tasks: &Plain,
+    (node, instance): (NodeId, InstanceId),
+    lease: Duration,
+) -> sqlx::Result<(Time, Vec<Granted>, Vec<Left>)> {
+    let rows = sqlx::query_as!(
+        Row,
+        r#"SELECT at AS "at?: Time", lane AS "lane!", token, task, attempt, max_attempts, step, parent, has_dependencies,
+                  deadline_ms, spec, waiting_since AS "waiting_since: Time"
+           FROM orca.enqueue_granted($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)"#,
+        &tasks.namespaces,
+        &tasks.ids,
+        &tasks.lanes,
+        &tasks.names,
+        &tasks.max_attempts,
+        &tasks.specs,
+        &tasks.keys as &[Option<String>],
+        &tasks.labels as &[Option<String>],
+        &tasks.retries as &[Option<String>],
+        node.0,
+        instance.0,
+        millis(lease)
+    )
+    .fetch_all(connection)
+    .await?;
+    let at = rows.first().and_then(|row| row.at).ok_or(sqlx::Error::RowNotFound)?;
+    let (granted, left) = sorted(rows);
+    Ok((at, granted, left))
+}
+
 /// Puts queued tasks in line, in the order given.
 pub(crate) async fn line_up(connection: &mut PgConnection, lanes: &[i32], ids: &[Uuid]) -> sqlx::Result<()> {
     sqlx::query!(r#"SELECT orca.line_up($1, $2, orca.now()) AS "done: _""#, lanes, ids)
@@ -97,9 +130,10 @@ pub(crate) async fn claim(
     most: i32,
     lease: Duration,
 ) -> sqlx::Result<(Vec<Granted>, Vec<Left>)> {
-    let rows = sqlx::query!(
-        r#"SELECT lane AS "lane!", token, task, attempt, max_attempts, step, parent, has_dependencies, deadline_ms, spec,
-                  waiting_since AS "waiting_since: Time"
+    let rows = sqlx::query_as!(
+        Row,
+        r#"SELECT NULL::timestamptz AS "at: Time", lane AS "lane!", token, task, attempt, max_attempts, step, parent,
+                  has_dependencies, deadline_ms, spec, waiting_since AS "waiting_since: Time"
            FROM orca.claim($1, $2, $3, $4, $5, $6)"#,
         node.0,
         instance.0,
@@ -110,7 +144,27 @@ pub(crate) async fn claim(
     )
     .fetch_all(connection)
     .await?;
-    let (mut granted, mut left) = (Vec::with_capacity(rows.len()), Vec::with_capacity(lanes.len()));
+    Ok(sorted(rows))
+}
+
+/// What `orca.claim` answers: a task that was granted, or how a lane was left.
+struct Row {
+    at: Option<Time>,
+    lane: i32,
+    token: Option<i64>,
+    task: Option<Uuid>,
+    attempt: Option<i32>,
+    max_attempts: Option<i32>,
+    step: Option<String>,
+    parent: Option<Uuid>,
+    has_dependencies: Option<bool>,
+    deadline_ms: Option<i64>,
+    spec: Option<String>,
+    waiting_since: Option<Time>,
+}
+
+fn sorted(rows: Vec<Row>) -> (Vec<Granted>, Vec<Left>) {
+    let (mut granted, mut left) = (Vec::with_capacity(rows.len()), Vec::new());
     for row in rows {
         match (row.task, row.token) {
             (Some(id), Some(token)) => granted.push(Granted {
@@ -131,7 +185,7 @@ pub(crate) async fn claim(
             }),
         }
     }
-    Ok((granted, left))
+    (granted, left)
 }
 
 /// Settles those of these successes that nothing else follows from; answers the places of those that it settled. Each

@@ -62,6 +62,53 @@ async fn a_held_claim_is_answered_when_another_coordinator_makes_a_task_ready() 
 }
 
 #[tokio::test]
+async fn what_is_enqueued_while_a_claim_waits_is_granted_by_the_same_commit() {
+    let test = TestApp::start().await;
+    let node = test.worker("w").await;
+    let mut together = 0;
+    // How far the claim has come when the task arrives is not to be told from outside.
+    for _ in 0..50 {
+        let (grants, id) = tokio::join!(node.claim_for(1, SOON), async {
+            tokio::task::yield_now().await;
+            test.enqueue(task("a")).await
+        });
+        assert_eq!(grants.iter().map(|grant| grant.task).collect::<Vec<_>>(), [id]);
+        let same: bool = sqlx::query_scalar(
+            "SELECT t.xmin = g.xmin FROM orca.tasks t JOIN orca.grants g ON t.id = ANY (g.tasks) WHERE t.id = $1",
+        )
+        .bind(id.0)
+        .fetch_one(&mut test.connection().await)
+        .await
+        .unwrap();
+        together += usize::from(same);
+        assert_eq!(node.succeed(&grants[0], json!(null)).await, State::Succeeded);
+    }
+    assert!(together > 0);
+    test.stop().await;
+}
+
+#[tokio::test]
+async fn what_waits_already_goes_before_what_is_enqueued_while_a_claim_waits() {
+    let test = TestApp::start().await;
+    let (first, second) = (test.worker("w1").await, test.worker("w2").await);
+    let batch = Batch { tasks: (0..3).map(|n| task(&format!("t{n}"))).collect() };
+    let who = test.operator();
+    let waiting = tokio::join!(
+        first.claim_for(1, SOON),
+        second.claim_for(1, SOON),
+        test.app.batch_enqueue(&who, batch, None),
+    );
+    let ids = waiting.2.unwrap().ids;
+    let late = test.enqueue(task("late")).await;
+    let mut order: Vec<_> = [waiting.0, waiting.1].concat().iter().map(|grant| grant.task).collect();
+    order.sort_unstable();
+    assert_eq!(order, ids[..2]);
+    let third = test.worker("w3").await;
+    assert_eq!([third.claim_one().await.task, third.claim_one().await.task], [ids[2], late]);
+    test.stop().await;
+}
+
+#[tokio::test]
 async fn a_node_is_granted_no_more_than_its_slots_and_only_its_queues_namespace_and_role() {
     let test = TestApp::start().await;
     for queue in ["a", "b", "b", "b"] {

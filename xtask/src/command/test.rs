@@ -9,6 +9,7 @@ use anyhow::{Context, Result, bail};
 
 use self::binaries::{Tally, TestBinary};
 use super::dist::{self, Profile};
+use super::verify;
 use crate::engine::Engine;
 use crate::engine::base_image::DEBIAN;
 use crate::engine::build::{Build, BuildContext};
@@ -97,6 +98,10 @@ async fn all(
         }
         let work = run_all(&mine, &args.filter, &["--test-threads=2"], &environment, &logs);
         tally += stages.run("end-to-end tests", work).await?;
+        if args.filter.is_empty() {
+            let history = log("verify");
+            stages.run("the queue under faults", verify::short(verify::SECONDS, &history)).await?;
+        }
     }
     if tally.passed == 0 {
         bail!("no test has a name with {:?} in it", args.filter.join(" "));

@@ -65,7 +65,6 @@ async fn verify(args: &Args) -> Result<()> {
 ///
 /// # Errors
 /// If something that must always hold does not.
-#[expect(dead_code, reason = "until `cargo xtask test` has a stage for it")]
 pub(crate) async fn short(seconds: u64, log: &Path) -> Result<()> {
     let bins = build(false, Output::File(log)).await?;
     let mut command = program(&bins, "run")?;
