@@ -91,7 +91,8 @@ pub(super) async fn claim(
     Json(request): Json<ClaimRequest>,
 ) -> Result<Json<RawClaimed>, Refusal> {
     let _held = api.metrics.held("claims");
-    Ok(Json(api.app.node_claim(&who, id, request).await?))
+    // Boxed, as it is held: what reading the request took room for need not be kept meanwhile.
+    Ok(Json(Box::pin(api.app.node_claim(&who, id, request)).await?))
 }
 
 /// Renew leases
@@ -114,7 +115,7 @@ pub(super) async fn renew(
     Json(request): Json<RenewRequest>,
 ) -> Result<Json<Renewed>, Refusal> {
     let _held = api.metrics.held("renewals");
-    Ok(Json(api.app.node_renew(&who, id, request).await?))
+    Ok(Json(Box::pin(api.app.node_renew(&who, id, request)).await?))
 }
 
 /// Report many attempts

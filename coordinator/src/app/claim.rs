@@ -91,8 +91,7 @@ impl App {
             }
             if !held && deadline > Instant::now() {
                 // Not when it came, for most are answered at once; but whoever drains from now on wakes it.
-                let mut connection = self.0.pool.acquire().await?;
-                if node::draining(&mut connection, node).await? {
+                if Box::pin(self.draining(node)).await? {
                     return Ok(nothing);
                 }
                 held = true;
@@ -119,6 +118,11 @@ impl App {
                 return Ok(nothing);
             }
         }
+    }
+
+    async fn draining(&self, node: NodeId) -> Result<bool, Error> {
+        let mut connection = self.0.pool.acquire().await?;
+        Ok(node::draining(&mut connection, node).await?)
     }
 
     /// The node that asks, if it may.

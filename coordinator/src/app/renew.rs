@@ -39,7 +39,7 @@ impl App {
         }
         check.done()?;
         let deadline = Instant::now() + request.wait.get().min(self.0.lease / 3);
-        let kept = self.renew_once(who, node, &request).await?;
+        let kept = Box::pin(self.renew_once(who, node, &request)).await?;
         if request.draining {
             self.0.signals.drain(node);
             self.0.signals.post_drain(node);
@@ -66,12 +66,16 @@ impl App {
                 () = self.0.shutdown.cancelled() => break,
             }
             if !held.is_empty() {
-                let mut connection = self.0.pool.acquire().await?;
-                cancel = lease::cancels(&mut connection, node).await?;
+                cancel = Box::pin(self.cancels(node)).await?;
                 cancel.retain(|lease| held.contains(lease) && !known.contains(lease));
             }
         }
         Ok(Renewed { lease: self.0.lease.into(), lost, cancel })
+    }
+
+    async fn cancels(&self, node: NodeId) -> Result<Vec<LeaseRef>, Error> {
+        let mut connection = self.0.pool.acquire().await?;
+        Ok(lease::cancels(&mut connection, node).await?)
     }
 
     async fn renew_once(

@@ -31,7 +31,8 @@ impl<T: DeserializeOwned + Send + 'static, const LIMIT: usize> FromRequest<Api> 
         let (parts, body) = request.into_parts();
         require_json(&parts.headers)?;
         body::refuse_encoded(&parts.headers)?;
-        let whole = body::read(&parts.headers, body, LIMIT, api).await?;
+        // Boxed: every handler's future has room for this one in it, and some wait for a minute once it is done.
+        let whole = Box::pin(body::read(&parts.headers, body, LIMIT, api)).await?;
         if whole.bytes.len() <= INLINE {
             return parse(&whole.bytes).map(Self);
         }
