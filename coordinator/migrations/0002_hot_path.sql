@@ -1,42 +1,65 @@
 -- The statements that every task goes through, as functions: one round trip each, with plans that are kept.
 --
 -- Locks. A lane has two advisory locks: its tail (who appends) and its head (who takes, and who must know whether a queued
--- task was taken). Lanes are locked in the order of their ids. Each statement of a function sees what was committed before
--- it began: so what is read after a lock is what the holder before left.
+-- task was taken). Lanes share them, 512 of each kind, taken in order: one transaction may be about 100,000 lanes, and the
+-- server's lock table is small. Each statement of a function sees what was committed before it began: so what is read after
+-- a lock is what the holder before left.
+
+-- Locks the tails of these lanes until the transaction ends.
+CREATE FUNCTION orca.lock_tails(p_lanes integer[]) RETURNS void
+    LANGUAGE plpgsql SET plan_cache_mode = 'force_generic_plan' AS $$
+BEGIN
+    PERFORM pg_advisory_xact_lock(7024420, u.lock)
+        FROM (SELECT DISTINCT x.lane & 511 AS lock FROM unnest(p_lanes) AS x(lane) ORDER BY 1) AS u;
+END $$;
+
+-- Locks the heads of these lanes until the transaction ends: nothing is granted of them meanwhile.
+CREATE FUNCTION orca.lock_heads(p_lanes integer[]) RETURNS void
+    LANGUAGE plpgsql SET plan_cache_mode = 'force_generic_plan' AS $$
+BEGIN
+    PERFORM pg_advisory_xact_lock(7024421, u.lock)
+        FROM (SELECT DISTINCT x.lane & 511 AS lock FROM unnest(p_lanes) AS x(lane) ORDER BY 1) AS u;
+END $$;
 
 -- Puts tasks at the end of their lanes, in the order given.
 CREATE FUNCTION orca.line_up(p_lanes integer[], p_tasks uuid[], p_now timestamptz) RETURNS void
     LANGUAGE plpgsql SET plan_cache_mode = 'force_generic_plan' AS $$
-DECLARE
-    r record;
 BEGIN
-    FOR r IN
-        SELECT u.lane, array_agg(u.task ORDER BY u.place) AS tasks
-        FROM unnest(p_lanes, p_tasks) WITH ORDINALITY AS u(lane, task, place) GROUP BY u.lane ORDER BY u.lane
-    LOOP
-        PERFORM pg_advisory_xact_lock(7024420, r.lane);
-        INSERT INTO orca.segments (lane, seq, ready_at, size, tasks)
-        SELECT r.lane, nextval('orca.line'), p_now, least(120, cardinality(r.tasks) - i), r.tasks[i + 1 : i + 120]
-        FROM generate_series(0, cardinality(r.tasks) - 1, 120) AS i;
-    END LOOP;
+    PERFORM orca.lock_tails(p_lanes);
+    INSERT INTO orca.segments (lane, seq, ready_at, size, tasks)
+    SELECT x.lane, nextval('orca.line'), p_now, cardinality(x.tasks), x.tasks
+    FROM (SELECT l.lane, l.tasks[i + 1 : i + 120] AS tasks
+          FROM (SELECT u.lane, array_agg(u.task ORDER BY u.place) AS tasks
+                FROM unnest(p_lanes, p_tasks) WITH ORDINALITY AS u(lane, task, place) GROUP BY u.lane) AS l
+          CROSS JOIN generate_series(0, cardinality(l.tasks) - 1, 120) AS i ORDER BY l.lane, i) AS x;
 END $$;
 
--- Enqueues tasks that go the plain way and are ready at once; answers when that was.
-CREATE FUNCTION orca.enqueue_plain(
+-- Writes tasks that go the plain way and are ready at once.
+CREATE FUNCTION orca.insert_plain(
     p_namespaces text[], p_ids uuid[], p_lanes integer[], p_names text[], p_max_attempts integer[], p_specs text[],
-    p_keys text[], p_labels text[], p_retries text[]) RETURNS timestamptz
+    p_keys text[], p_labels text[], p_retries text[], p_now timestamptz) RETURNS void
     LANGUAGE plpgsql SET plan_cache_mode = 'force_generic_plan' AS $$
-DECLARE
-    v_now timestamptz := orca.now();
 BEGIN
     INSERT INTO orca.tasks (id, namespace, lane, state, plain, depth, max_attempts, created_at, name, spec, key, labels, retry)
-    SELECT u.id, u.namespace, u.lane, 'queued', true, 0, u.max_attempts, v_now, u.name, u.spec, u.key, u.labels::jsonb, u.retry
+    SELECT u.id, u.namespace, u.lane, 'queued', true, 0, u.max_attempts, p_now, u.name, u.spec, u.key, u.labels::jsonb, u.retry
     FROM unnest(p_namespaces, p_ids, p_lanes, p_names, p_max_attempts, p_specs, p_keys, p_labels, p_retries)
         AS u(namespace, id, lane, name, max_attempts, spec, key, labels, retry);
     INSERT INTO orca.events (namespace, kind, at, tasks, state)
-    SELECT u.namespace, 'orca.task.state', v_now, array_agg(u.id ORDER BY u.place), 'ready'
+    SELECT u.namespace, 'orca.task.state', p_now, array_agg(u.id ORDER BY u.place), 'ready'
     FROM unnest(p_namespaces, p_ids) WITH ORDINALITY AS u(namespace, id, place)
     GROUP BY u.namespace, u.place / 500 ORDER BY min(u.place);
+END $$;
+
+-- Enqueues such tasks; answers when that was.
+CREATE FUNCTION orca.enqueue_plain(
+    p_namespaces text[], p_ids uuid[], p_lanes integer[], p_names text[], p_max_attempts integer[], p_specs text[],
+    p_keys text[], p_labels text[], p_retries text[]) RETURNS timestamptz
+    LANGUAGE plpgsql AS $$
+DECLARE
+    v_now timestamptz := orca.now();
+BEGIN
+    PERFORM orca.insert_plain(p_namespaces, p_ids, p_lanes, p_names, p_max_attempts, p_specs, p_keys, p_labels, p_retries,
+        v_now);
     PERFORM orca.line_up(p_lanes, p_ids, v_now);
     RETURN v_now;
 END $$;
@@ -136,35 +159,38 @@ CREATE FUNCTION orca.spend(p_lane integer, p_taken integer) RETURNS void
 $$;
 
 -- Grants the node tasks of these lanes, of each at most so many, and no more than it has slots for. One row a task; and
--- for each lane one without a task, that says whether more stands in it and since when.
+-- for each lane one without a task, that says whether more stands in it and since when, and whether that is because so much
+-- had to be passed over that it is better to go on in another transaction.
 CREATE FUNCTION orca.claim(
     p_node uuid, p_instance uuid, p_lanes integer[], p_wants integer[], p_most integer, p_lease_ms bigint)
     RETURNS TABLE (lane integer, token bigint, task uuid, attempt integer, max_attempts integer, step text, parent uuid,
-                   has_dependencies boolean, deadline_ms bigint, spec text, waiting_since timestamptz)
+                   has_dependencies boolean, deadline_ms bigint, spec text, waiting_since timestamptz, unfinished boolean)
     LANGUAGE plpgsql SET plan_cache_mode = 'force_generic_plan' AS $$
 #variable_conflict use_column
 DECLARE
     v_now timestamptz;
     v_node orca.nodes;
     v_most integer := p_most;
+    v_lane integer;
+    v_want integer;
     v_seq bigint;
     v_upto integer;
+    v_segment record;
     v_first integer;
     v_take integer;
-    v_want integer;
+    v_next integer;
+    v_token bigint;
     v_got integer;
     v_of_lane integer;
-    v_token bigint;
-    v_lane integer;
+    v_passed integer;
+    v_marked boolean;
     v_since timestamptz;
-    v_segment record;
-    v_ids uuid[];
+    v_unfinished boolean;
     v_rated boolean;
 BEGIN
     -- A node's claims one after the other: its slots are counted, and it may begin to drain, or be replaced, meanwhile.
     SELECT * INTO v_node FROM orca.nodes n WHERE n.id = p_node FOR NO KEY UPDATE;
-    PERFORM pg_advisory_xact_lock(7024421, u.lane)
-        FROM (SELECT DISTINCT x.lane FROM unnest(p_lanes) AS x(lane) ORDER BY 1) AS u;
+    PERFORM orca.lock_heads(p_lanes);
     PERFORM orca.lock_limits(v_node.namespace, p_lanes);
     v_rated := EXISTS (SELECT FROM orca.queues q WHERE q.namespace = v_node.namespace AND q.rate_tasks IS NOT NULL);
     SELECT CASE WHEN v_node.draining OR v_node.instance IS DISTINCT FROM p_instance THEN 0
@@ -174,8 +200,11 @@ BEGIN
     FOR i IN 1 .. cardinality(p_lanes) LOOP
         v_lane := p_lanes[i];
         v_want := least(p_wants[i], v_most);
-        v_since := NULL;
         v_of_lane := 0;
+        v_passed := 0;
+        v_marked := true;
+        v_since := NULL;
+        v_unfinished := false;
         IF v_want > 0 THEN
             v_want := orca.allowance(v_lane, v_want);
         END IF;
@@ -186,25 +215,27 @@ BEGIN
             WHERE s.lane = v_lane AND s.seq >= coalesce(v_seq, 0) ORDER BY s.seq
         LOOP
             v_first := CASE WHEN v_segment.seq = v_seq THEN v_upto ELSE 0 END;
-            -- More than once where entries of tasks that have ended were passed over.
-            WHILE v_first < v_segment.size AND v_want > 0 LOOP
-                v_take := least(v_want, v_segment.size - v_first);
-                v_ids := v_segment.tasks[v_first + 1 : v_first + v_take];
-                v_first := v_first + v_take;
+            v_unfinished := v_passed >= 60000;
+            -- As many as are wanted; and where some of those have ended, what else is needed of all that is left of the segment.
+            v_take := v_want;
+            WHILE v_first < v_segment.size AND v_want > 0 AND NOT v_unfinished LOOP
+                v_next := least(v_first + v_take, v_segment.size);
                 v_token := nextval('orca.fence');
                 RETURN QUERY
                 WITH picked AS MATERIALIZED (
                     SELECT u.place, t.id, t.attempts_used, t.max_attempts, t.step, t.parent, t.plain, t.deadline, t.spec
-                    FROM unnest(v_ids) WITH ORDINALITY AS u(id, place) JOIN orca.tasks t ON t.id = u.id
-                    WHERE t.state = 'queued' AND (t.start_by IS NULL OR t.start_by > v_now)),
+                    FROM unnest(v_segment.tasks[v_first + 1 : v_next]) WITH ORDINALITY AS u(id, place)
+                    JOIN orca.tasks t ON t.id = u.id
+                    WHERE t.state = 'queued' AND (t.start_by IS NULL OR t.start_by > v_now)
+                    ORDER BY u.place LIMIT v_want),
                 granted AS (
                     INSERT INTO orca.grants (token, lane, seq, upto, node, node_name, granted_at, expires_at, open, tasks,
                         special)
-                    SELECT v_token, v_lane, v_segment.seq, v_first, p_node, v_node.name, v_now,
-                           v_now + p_lease_ms * interval '1 millisecond', count(p.id),
-                           coalesce(array_agg(p.id ORDER BY p.place), '{}'),
-                           coalesce(array_agg(p.id) FILTER (WHERE NOT p.plain), '{}')
-                    FROM picked p),
+                    SELECT v_token, v_lane, v_segment.seq,
+                           CASE WHEN count(*) < v_want THEN v_next ELSE v_first + max(p.place) END,
+                           p_node, v_node.name, v_now, v_now + p_lease_ms * interval '1 millisecond', count(*),
+                           array_agg(p.id ORDER BY p.place), coalesce(array_agg(p.id) FILTER (WHERE NOT p.plain), '{}')
+                    FROM picked p HAVING count(*) > 0),
                 freed AS (
                     DELETE FROM orca.unique_keys k USING picked p WHERE NOT p.plain AND k.task = p.id AND k.queued),
                 told AS (
@@ -215,9 +246,18 @@ BEGIN
                 SELECT v_lane, v_token, p.id, p.attempts_used + 1, p.max_attempts, p.step, p.parent,
                        NOT p.plain AND (p.step IS NOT DISTINCT FROM 'finish'
                            OR EXISTS (SELECT FROM orca.dependencies d WHERE d.task = p.id)),
-                       ceil(extract(epoch FROM p.deadline - v_now) * 1000)::bigint, p.spec, NULL::timestamptz
+                       ceil(extract(epoch FROM p.deadline - v_now) * 1000)::bigint, p.spec, NULL::timestamptz, NULL::boolean
                 FROM picked p ORDER BY p.place;
                 GET DIAGNOSTICS v_got = ROW_COUNT;
+                IF v_got = v_want AND v_got < v_next - v_first THEN
+                    SELECT g.upto INTO v_next FROM orca.grants g WHERE g.token = v_token;
+                END IF;
+                v_passed := v_passed + v_next - v_first - v_got;
+                v_marked := v_got > 0;
+                v_seq := v_segment.seq;
+                v_upto := v_next;
+                v_first := v_next;
+                v_take := v_segment.size;
                 v_want := v_want - v_got;
                 v_most := v_most - v_got;
                 v_of_lane := v_of_lane + v_got;
@@ -227,32 +267,64 @@ BEGIN
                 EXIT;
             END IF;
         END LOOP;
+        -- What was passed over last is not looked at again.
+        IF NOT v_marked THEN
+            INSERT INTO orca.grants (token, lane, seq, upto, node, node_name, granted_at, expires_at, open, tasks, special)
+            VALUES (nextval('orca.fence'), v_lane, v_seq, v_upto, p_node, v_node.name, v_now, v_now, 0, '{}', '{}');
+        END IF;
         IF v_of_lane > 0 AND v_rated THEN
             PERFORM orca.spend(v_lane, v_of_lane);
         END IF;
         RETURN QUERY SELECT v_lane, NULL::bigint, NULL::uuid, v_of_lane, NULL::integer, NULL::text, NULL::uuid, NULL::boolean,
-                            NULL::bigint, NULL::text, v_since;
+                            NULL::bigint, NULL::text, v_since, v_unfinished;
     END LOOP;
 END $$;
 
--- Enqueues plain tasks of one lane and grants them to a node that waits for such, in one transaction: what stood in that lane
--- before goes first.
+-- Enqueues plain tasks of one lane and grants all of them to a node that waits for such, without their ever standing in line:
+-- answers the fencing token. Where the node has no room after all, anything stands in the lane, or any limit, rate or pause
+-- may concern them, they are only enqueued. Waits for nothing that an enqueue does not wait for.
 CREATE FUNCTION orca.enqueue_granted(
     p_namespaces text[], p_ids uuid[], p_lanes integer[], p_names text[], p_max_attempts integer[], p_specs text[],
-    p_keys text[], p_labels text[], p_retries text[], p_node uuid, p_instance uuid, p_lease_ms bigint)
-    RETURNS TABLE (at timestamptz, lane integer, token bigint, task uuid, attempt integer, max_attempts integer, step text,
-                   parent uuid, has_dependencies boolean, deadline_ms bigint, spec text, waiting_since timestamptz)
+    p_keys text[], p_labels text[], p_retries text[], p_node uuid, p_instance uuid, p_lease_ms bigint,
+    OUT at timestamptz, OUT token bigint)
     LANGUAGE plpgsql SET plan_cache_mode = 'force_generic_plan' AS $$
 DECLARE
-    v_at timestamptz;
+    v_lane integer := p_lanes[1];
+    v_count integer := cardinality(p_ids);
+    v_node orca.nodes;
+    v_free boolean;
 BEGIN
-    -- The locks of a claim, before the lane's tail: in the order in which everybody takes them.
-    PERFORM FROM orca.nodes n WHERE n.id = p_node FOR NO KEY UPDATE;
-    PERFORM pg_advisory_xact_lock(7024421, p_lanes[1]);
-    PERFORM orca.lock_limits(p_namespaces[1], p_lanes[1 : 1]);
-    v_at := orca.enqueue_plain(p_namespaces, p_ids, p_lanes, p_names, p_max_attempts, p_specs, p_keys, p_labels, p_retries);
-    RETURN QUERY SELECT v_at, c.* FROM orca.claim(p_node, p_instance, p_lanes[1 : 1], ARRAY[cardinality(p_ids)],
-        cardinality(p_ids), p_lease_ms) AS c;
+    SELECT * INTO v_node FROM orca.nodes n
+    WHERE n.id = p_node AND n.instance = p_instance AND NOT n.draining FOR NO KEY UPDATE SKIP LOCKED;
+    v_free := FOUND AND pg_try_advisory_xact_lock(7024421, v_lane & 511)
+        AND pg_try_advisory_xact_lock_shared(7024422, hashtext(v_node.namespace));
+    PERFORM pg_advisory_xact_lock(7024420, v_lane & 511);
+    IF v_free THEN
+        v_free := v_node.slots >= v_count
+                + (SELECT coalesce(sum(g.open), 0) FROM orca.grants g WHERE g.node = p_node AND g.open > 0)
+            AND NOT EXISTS (SELECT FROM orca.namespaces n WHERE n.name = v_node.namespace AND n.max_running IS NOT NULL)
+            AND NOT EXISTS (SELECT FROM orca.queues q JOIN orca.lanes l ON l.id = v_lane
+                            WHERE q.namespace = l.namespace AND q.queue = l.queue AND q.grp IN ('', l.grp)
+                              AND (q.paused_at IS NOT NULL OR q.max_running IS NOT NULL OR q.rate_tasks IS NOT NULL))
+            AND NOT EXISTS (
+                SELECT FROM orca.segments s
+                LEFT JOIN LATERAL (SELECT g.seq, g.upto FROM orca.grants g WHERE g.lane = v_lane
+                                   ORDER BY g.seq DESC, g.upto DESC LIMIT 1) h ON true
+                WHERE s.lane = v_lane AND s.seq >= coalesce(h.seq, 0) AND (s.seq > coalesce(h.seq, 0) OR s.size > h.upto));
+    END IF;
+    at := orca.now();
+    PERFORM orca.insert_plain(p_namespaces, p_ids, p_lanes, p_names, p_max_attempts, p_specs, p_keys, p_labels, p_retries, at);
+    IF NOT v_free THEN
+        PERFORM orca.line_up(p_lanes, p_ids, at);
+        RETURN;
+    END IF;
+    token := nextval('orca.fence');
+    -- As if they had stood in the line, and been taken: what comes in line later has a higher place.
+    INSERT INTO orca.grants (token, lane, seq, upto, node, node_name, granted_at, expires_at, open, tasks, special)
+    VALUES (token, v_lane, nextval('orca.line'), v_count, p_node, v_node.name, at,
+            at + p_lease_ms * interval '1 millisecond', v_count, p_ids, '{}');
+    INSERT INTO orca.events (namespace, kind, at, tasks, state, attempt, token, node)
+    VALUES (v_node.namespace, 'orca.task.state', at, p_ids, 'running', 1, token, p_node);
 END $$;
 
 -- Settles attempts that succeeded and of which nothing else follows; answers the places (from 1) of those it settled. The

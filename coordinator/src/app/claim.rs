@@ -31,8 +31,6 @@ const HOLD: Duration = Duration::from_secs(60);
 const QUEUES: usize = 64;
 /// The most processor cores that a node may say it has.
 const CPUS: f64 = 1e6;
-/// Lanes that one statement takes of.
-const LANES: usize = 64;
 /// How often a claim looks again when what it chose was gone.
 const LOOKS: usize = 3;
 
@@ -77,21 +75,21 @@ impl App {
         let role = role_of(who)?;
         check_claim(&request)?;
         let deadline = Instant::now() + request.wait.get().min(HOLD);
-        // Boxed, as is the look: thousands of claims wait, and what only working takes room for must not be kept meanwhile.
-        let asker = Arc::new(Box::pin(self.asker(who, node, role, &request)).await?);
+        // Boxed, as is all that works: thousands of claims wait, and what only working takes room for is not kept meanwhile.
+        let asker = Arc::new(self.in_turn(|| Box::pin(self.asker(who, node, role, &request))).await?);
         let waiter = self.0.signals.join(Arc::clone(&asker));
         let _here = self.0.presence.hold(node);
         let nothing = Claimed { grants: Vec::new() };
         let mut held = false;
         loop {
             waiter.take();
-            let found = Box::pin(self.look(&waiter, &asker, &request)).await?;
+            let found = self.in_turn(|| Box::pin(self.look(&waiter, &asker, &request))).await?;
             if !found.grants.is_empty() {
                 return Ok(Claimed { grants: found.grants });
             }
             if !held && deadline > Instant::now() {
                 // Not when it came, for most are answered at once; but whoever drains from now on wakes it.
-                if Box::pin(self.draining(node)).await? {
+                if self.in_turn(|| Box::pin(self.draining(node))).await? {
                     return Ok(nothing);
                 }
                 held = true;
@@ -118,6 +116,15 @@ impl App {
                 return Ok(nothing);
             }
         }
+    }
+
+    /// Runs what `work` makes as one of a few: where thousands of nodes come at once, most of them wait before they take room.
+    async fn in_turn<T, F: Future<Output = Result<T, Error>>>(
+        &self,
+        work: impl FnOnce() -> F,
+    ) -> Result<T, Error> {
+        let _turn = self.0.claiming.acquire().await.map_err(|error| Error::Internal(error.to_string()))?;
+        work().await
     }
 
     async fn draining(&self, node: NodeId) -> Result<bool, Error> {
@@ -175,7 +182,8 @@ impl App {
         let (lines, signals) = (&self.0.lines, &self.0.signals);
         let mut found = Found::default();
         let mut refused: HashMap<i32, Arc<LaneKey>> = HashMap::new();
-        for _ in 0..LOOKS {
+        let mut looks = 0;
+        while looks < LOOKS {
             let mut look = lines.look(&asker.namespace, asker.role);
             look.lines.retain(|line| !refused.contains_key(&line.id));
             if look.lines.is_empty() {
@@ -207,7 +215,12 @@ impl App {
                 if rated && !more.is_empty() {
                     found.wait(Some(SKEW));
                 }
-                refused.extend(more);
+                let unfinished = left.iter().any(|lane| lane.unfinished);
+                if !unfinished {
+                    refused.extend(more);
+                }
+                // Passing over what has ended comes to an end by itself.
+                looks += usize::from(!unfinished);
                 continue;
             }
             // There may be more than fits here, and others who wait for it.
@@ -235,39 +248,16 @@ impl App {
         picks: &[Pick],
         slots: u32,
     ) -> Result<(Vec<queue::Granted>, Vec<queue::Left>), Error> {
-        let (mut granted, mut left) = (Vec::new(), Vec::new());
-        let slots = usize::try_from(slots).unwrap_or(usize::MAX);
-        for picks in picks.chunks(LANES) {
-            let most = slots.saturating_sub(granted.len());
-            if most == 0 {
-                break;
-            }
-            let most = i32::try_from(most).unwrap_or(i32::MAX);
-            let lanes: Vec<i32> = picks.iter().map(|pick| pick.lane).collect();
-            let wants: Vec<i32> =
-                picks.iter().map(|pick| i32::try_from(pick.most).unwrap_or(i32::MAX)).collect();
-            let app = self.clone();
-            let taken = self
-                .spawned(async move {
-                    statement!(app, |connection| {
-                        queue::claim(connection, node, &lanes, &wants, most, app.0.lease).await
-                    })
-                })
-                .await;
-            match taken {
-                Ok((more, how)) => {
-                    granted.extend(more);
-                    left.extend(how);
-                }
-                // What was granted before must not be lost with it.
-                Err(error) if !granted.is_empty() => {
-                    tracing::warn!(%error, "a claim was cut short");
-                    break;
-                }
-                Err(error) => return Err(error),
-            }
-        }
-        Ok((granted, left))
+        let most = i32::try_from(slots).unwrap_or(i32::MAX);
+        let lanes: Vec<i32> = picks.iter().map(|pick| pick.lane).collect();
+        let wants: Vec<i32> = picks.iter().map(|pick| i32::try_from(pick.most).unwrap_or(i32::MAX)).collect();
+        let app = self.clone();
+        self.spawned(async move {
+            statement!(app, |connection| {
+                queue::claim(connection, node, &lanes, &wants, most, app.0.lease).await
+            })
+        })
+        .await
     }
 
     /// What is set for a namespace.

@@ -212,8 +212,8 @@ async fn commit(app: &App, taken: Vec<Request>) {
 
 impl App {
     /// Writes tasks of one lane and grants them to a claim that waits for such, by one transaction: on an idle system that halves
-    /// the way to a node. Answers when they came in line and which lanes more waits in than was granted; nothing, and nothing
-    /// is done, where anything else waits that may have to go first, or no claim has room.
+    /// the way to a node. Answers when they came in line, and the lanes of those that were not granted; nothing, and nothing is
+    /// done, where anything else waits that may have to go first, or no claim has room.
     async fn hand_over<'a>(&self, tasks: &'a Plain) -> Option<Result<(Time, &'a [i32]), Error>> {
         let (lane, others) = tasks.lanes.split_first()?;
         if others.iter().any(|other| other != lane) {
@@ -221,19 +221,20 @@ impl App {
         }
         let _turn = self.0.gathering.hand_over.try_acquire().ok()?;
         let key = self.0.lines.key(*lane)?;
+        if self.0.lines.bounded(&key.namespace) != Some(false) {
+            return None;
+        }
         let idle = |asker: &Wanting| !self.0.lines.waits_for(asker);
         let reserved = self.0.signals.reserve(&key, tasks.ids.len(), idle)?;
         let (node, lease) = ((reserved.asker.id, reserved.asker.instance), self.0.lease);
         let written =
             statement!(self, |connection| queue::enqueue_granted(connection, tasks, node, lease).await);
-        let (at, granted, left) = match written {
-            Ok(written) => written,
-            Err(error) => return Some(Err(error)),
-        };
-        let waits = left.iter().any(|lane| lane.since.is_some());
-        if !granted.is_empty() {
-            reserved.hand(granted);
-        }
-        Some(Ok((at, if waits { &tasks.lanes } else { &[] })))
+        Some(written.map(|(at, granted)| match granted.is_empty() {
+            true => (at, tasks.lanes.as_slice()),
+            false => {
+                reserved.hand(granted);
+                (at, [].as_slice())
+            }
+        }))
     }
 }

@@ -282,7 +282,7 @@ mod tests {
             let since = Time(jiff::Timestamp::UNIX_EPOCH);
             vec![Waiting { id: 7, key: key(), since, waiting: 1 }]
         };
-        let empty = [Left { lane: 7, granted: 0, since: None }];
+        let empty = [Left { lane: 7, granted: 0, since: None, unfinished: false }];
         lines.learn(7, key());
         for whole in [false, true] {
             assert!(lines.entered(7, 1, 0));

@@ -12,6 +12,7 @@ use orca_proto::spec::Role;
 use orca_proto::task::State;
 use orca_proto::token::Access;
 use sqlx::{Connection, PgConnection, PgPool};
+use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -119,12 +120,16 @@ pub(crate) struct Inner {
     pub(crate) lines: Lines,
     pub(crate) presence: Presence,
     pub(crate) gathering: Gathering,
+    /// Claims that look at a time.
+    pub(crate) claiming: Semaphore,
     pub(crate) clock: Clock,
     pub(crate) lease: Duration,
     pub(crate) retention: Duration,
     pub(crate) shutdown: CancellationToken,
 }
 
+/// Claims that look at a time: more than the pool has connections, as most of them need none.
+const CLAIMING: usize = 64;
 /// How long the first connection may take.
 const CONNECT: Duration = Duration::from_secs(10);
 /// How long [`App::database_ready`] waits.
@@ -171,6 +176,7 @@ impl App {
             lines: Lines::default(),
             presence: Presence::default(),
             gathering: Gathering::new(),
+            claiming: Semaphore::new(CLAIMING),
             clock,
             lease,
             retention,

@@ -133,8 +133,8 @@ impl Signals {
         }
     }
 
-    /// Takes aside the claim that [`Signals::wake_claim`] would wake, if it has room for so many tasks of the lane and is `idle`:
-    /// what they are granted is to be handed to it.
+    /// Takes aside the claim that [`Signals::wake_claim`] would wake, if it has room for so many tasks of the lane, is of a node that
+    /// they prefer, and is `idle`: what they are granted is to be handed to it.
     pub(crate) fn reserve(
         &self,
         lane: &LaneKey,
@@ -145,7 +145,8 @@ impl Signals {
         let id = waiters.find(lane, 0)?;
         let claim = waiters.claims.get_mut(&id)?;
         let free = matches!(claim.turn, Turn::Parked) && !claim.drained;
-        if !free || !claim.asker.has_room(lane, count) || !idle(&claim.asker) {
+        let fits = claim.asker.is_preferred(lane) && claim.asker.has_room(lane, count);
+        if !free || !fits || !idle(&claim.asker) {
             return None;
         }
         claim.turn = Turn::Reserved;

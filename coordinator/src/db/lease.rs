@@ -106,14 +106,7 @@ pub(crate) async fn lock_of(
 
 /// Locks the heads of these lanes until the transaction ends: nothing is granted of them meanwhile.
 pub(crate) async fn lock_heads(connection: &mut PgConnection, lanes: &[i32]) -> sqlx::Result<()> {
-    sqlx::query!(
-        r#"SELECT pg_advisory_xact_lock(7024421, u.lane) AS "done: _"
-           FROM (SELECT DISTINCT x.lane FROM unnest($1::int[]) AS x(lane) ORDER BY 1) AS u"#,
-        lanes
-    )
-    .fetch_all(connection)
-    .await
-    .map(drop)
+    sqlx::query!(r#"SELECT orca.lock_heads($1) AS "done: _""#, lanes).fetch_all(connection).await.map(drop)
 }
 
 /// One grant to renew.

@@ -31,6 +31,8 @@ pub(crate) struct Left {
     pub(crate) granted: i32,
     /// Since when the next one has been in line; nothing where there is none.
     pub(crate) since: Option<Time>,
+    /// So many that had ended in line were passed over that what comes after them is for another transaction.
+    pub(crate) unfinished: bool,
 }
 
 /// Plain tasks to enqueue, as columns.
@@ -80,19 +82,16 @@ pub(crate) async fn enqueue_plain(connection: &mut PgConnection, tasks: &Plain) 
     .await
 }
 
-/// The same, for tasks of one lane; and grants them to the node, if it may have them and the lane has nothing else. Answers also
-/// what [`claim`] does.
+/// The same, for tasks of one lane; and grants them all to the node, if it can have them and nothing has to be decided about
+/// them. Answers also the grants.
 pub(crate) async fn enqueue_granted(
     connection: &mut PgConnection,
     tasks: &Plain,
     (node, instance): (NodeId, InstanceId),
     lease: Duration,
-) -> sqlx::Result<(Time, Vec<Granted>, Vec<Left>)> {
-    let rows = sqlx::query_as!(
-        Row,
-        r#"SELECT at AS "at?: Time", lane AS "lane!", token, task, attempt, max_attempts, step, parent, has_dependencies,
-                  deadline_ms, spec, waiting_since AS "waiting_since: Time"
-           FROM orca.enqueue_granted($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)"#,
+) -> sqlx::Result<(Time, Vec<Granted>)> {
+    let row = sqlx::query!(
+        r#"SELECT at AS "at!: Time", token FROM orca.enqueue_granted($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)"#,
         &tasks.namespaces,
         &tasks.ids,
         &tasks.lanes,
@@ -106,11 +105,22 @@ pub(crate) async fn enqueue_granted(
         instance.0,
         millis(lease)
     )
-    .fetch_all(connection)
+    .fetch_one(connection)
     .await?;
-    let at = rows.first().and_then(|row| row.at).ok_or(sqlx::Error::RowNotFound)?;
-    let (granted, left) = sorted(rows);
-    Ok((at, granted, left))
+    let Some(token) = row.token else { return Ok((row.at, Vec::new())) };
+    let all = tasks.ids.iter().zip(&tasks.max_attempts).zip(&tasks.specs);
+    let granted = all.map(|((id, max_attempts), spec)| Granted {
+        id: *id,
+        token,
+        attempt: 1,
+        max_attempts: *max_attempts,
+        step: None,
+        parent: None,
+        has_dependencies: false,
+        deadline_ms: None,
+        spec: spec.clone(),
+    });
+    Ok((row.at, granted.collect()))
 }
 
 /// Puts queued tasks in line, in the order given.
@@ -130,10 +140,9 @@ pub(crate) async fn claim(
     most: i32,
     lease: Duration,
 ) -> sqlx::Result<(Vec<Granted>, Vec<Left>)> {
-    let rows = sqlx::query_as!(
-        Row,
-        r#"SELECT NULL::timestamptz AS "at: Time", lane AS "lane!", token, task, attempt, max_attempts, step, parent,
-                  has_dependencies, deadline_ms, spec, waiting_since AS "waiting_since: Time"
+    let rows = sqlx::query!(
+        r#"SELECT lane AS "lane!", token, task, attempt, max_attempts, step, parent, has_dependencies, deadline_ms, spec,
+                  waiting_since AS "waiting_since: Time", unfinished
            FROM orca.claim($1, $2, $3, $4, $5, $6)"#,
         node.0,
         instance.0,
@@ -144,27 +153,7 @@ pub(crate) async fn claim(
     )
     .fetch_all(connection)
     .await?;
-    Ok(sorted(rows))
-}
-
-/// What `orca.claim` answers: a task that was granted, or how a lane was left.
-struct Row {
-    at: Option<Time>,
-    lane: i32,
-    token: Option<i64>,
-    task: Option<Uuid>,
-    attempt: Option<i32>,
-    max_attempts: Option<i32>,
-    step: Option<String>,
-    parent: Option<Uuid>,
-    has_dependencies: Option<bool>,
-    deadline_ms: Option<i64>,
-    spec: Option<String>,
-    waiting_since: Option<Time>,
-}
-
-fn sorted(rows: Vec<Row>) -> (Vec<Granted>, Vec<Left>) {
-    let (mut granted, mut left) = (Vec::with_capacity(rows.len()), Vec::new());
+    let (mut granted, mut left) = (Vec::with_capacity(rows.len()), Vec::with_capacity(lanes.len()));
     for row in rows {
         match (row.task, row.token) {
             (Some(id), Some(token)) => granted.push(Granted {
@@ -182,10 +171,11 @@ fn sorted(rows: Vec<Row>) -> (Vec<Granted>, Vec<Left>) {
                 lane: row.lane,
                 granted: row.attempt.unwrap_or_default(),
                 since: row.waiting_since,
+                unfinished: row.unfinished.unwrap_or_default(),
             }),
         }
     }
-    (granted, left)
+    Ok((granted, left))
 }
 
 /// Settles those of these successes that nothing else follows from; answers the places of those that it settled. Each

@@ -9,7 +9,7 @@ use crate::sabotage::{Guard, without};
 /// A guard, the function that it is in, and what its text becomes without it.
 const EDITS: &[(Guard, &str, &str, &str)] = &[
     (Guard::TokenPredicate, "orca.hold", "g.token = p_token AND ", ""),
-    (Guard::RowLock, "orca.claim", "PERFORM pg_advisory_xact_lock(7024421, u.lane)", "PERFORM u.lane"),
+    (Guard::RowLock, "orca.claim", "PERFORM orca.lock_heads(p_lanes);", ""),
     (Guard::QueueLimit, "orca.allowance", "BEGIN\n", "BEGIN\n    RETURN p_want;\n"),
 ];
 

@@ -1,10 +1,10 @@
 //! Claims: order, slots, waiting, and several claimers at once.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use std::time::Duration;
 
 use orca_proto::duration::Span;
-use orca_proto::node::ClaimRequest;
+use orca_proto::node::{ClaimRequest, Registration};
 use orca_proto::plan::Batch;
 use orca_proto::spec::NewTask;
 use orca_proto::task::State;
@@ -88,6 +88,26 @@ async fn what_is_enqueued_while_a_claim_waits_is_granted_by_the_same_commit() {
 }
 
 #[tokio::test]
+async fn what_prefers_another_node_is_not_handed_to_one_that_happens_to_wait() {
+    let test = TestApp::start().await;
+    let label: BTreeMap<String, String> = [("disk".to_owned(), "ssd".to_owned())].into();
+    let who = principal("default", "better", Access::Worker);
+    let instance = orca_proto::ids::InstanceId::new();
+    let better = Registration { labels: label.clone(), ..registration("better", Access::Worker, instance) };
+    test.app.node_register(&who, better).await.unwrap();
+    let other = test.worker("other").await;
+    for _ in 0..10 {
+        let wish = NewTask { prefers: label.clone(), ..task("a") };
+        let (grants, _) = tokio::join!(other.claim_for(1, Duration::from_millis(60)), async {
+            tokio::task::yield_now().await;
+            test.enqueue(wish).await
+        });
+        assert!(grants.is_empty());
+    }
+    test.stop().await;
+}
+
+#[tokio::test]
 async fn what_waits_already_goes_before_what_is_enqueued_while_a_claim_waits() {
     let test = TestApp::start().await;
     let (first, second) = (test.worker("w1").await, test.worker("w2").await);
@@ -116,8 +136,7 @@ async fn a_node_is_granted_no_more_than_its_slots_and_only_its_queues_namespace_
     }
     let who = principal("default", "n", Access::Worker);
     let instance = orca_proto::ids::InstanceId::new();
-    let registration =
-        orca_proto::node::Registration { slots: 2, ..registration("n", Access::Worker, instance) };
+    let registration = Registration { slots: 2, ..registration("n", Access::Worker, instance) };
     let id = test.app.node_register(&who, registration).await.unwrap().id;
     let ask = async |queues: &[&str]| {
         let queues = queues.iter().map(|queue| (*queue).to_owned()).collect();
