@@ -62,6 +62,9 @@ pub struct LogQuery {
     /// Where the last page ended.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub cursor: Option<String>,
+    /// Begin with the last so many lines, 1 to 1,000,000. Passed over where there is a cursor.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tail: Option<u32>,
     /// Lines per page; 1 to 500, 500 unless told.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub limit: Option<u32>,

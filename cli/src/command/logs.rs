@@ -1,10 +1,8 @@
 //! `orca logs`: what a task's program wrote.
 
-use std::collections::VecDeque;
-
 use futures_util::StreamExt;
 use orca_proto::client::{Client, LogItem};
-use orca_proto::ids::{FencingToken, TaskId};
+use orca_proto::ids::TaskId;
 use orca_proto::limits;
 use orca_proto::log::{LogEntry, LogQuery, Stream};
 
@@ -26,8 +24,8 @@ pub(crate) struct LogsArgs {
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(i32).range(1..))]
     attempt: Option<i32>,
     /// Only the last lines, and with --follow all that come after them
-    #[arg(long, short = 'n', value_name = "LINES")]
-    tail: Option<usize>,
+    #[arg(long, short = 'n', value_name = "LINES", value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    tail: Option<u32>,
     /// With the time of each line
     #[arg(long, short)]
     timestamps: bool,
@@ -36,33 +34,13 @@ pub(crate) struct LogsArgs {
 impl LogsArgs {
     /// Does it.
     pub(crate) async fn run(self, client: &Client, output: Output) -> Result<Exit, Failure> {
-        let query = LogQuery { attempt: self.attempt, ..LogQuery::default() };
+        let query = LogQuery { attempt: self.attempt, tail: self.tail, ..LogQuery::default() };
         let mut printer = Printer::new(output, self.timestamps);
-        let shown = match (self.tail, self.follow) {
-            (None, true) => follow(client, self.id, &query, &mut printer).await,
-            (None, false) => pages(client, self.id, &query, |entry| printer.print(&entry)).await.map(drop),
-            (Some(lines), follows) => self.print_tail(client, query, lines, follows, &mut printer).await,
-        };
-        shown.map(|()| Exit::Done)
-    }
-
-    async fn print_tail(
-        &self,
-        client: &Client,
-        query: LogQuery,
-        lines: usize,
-        follows: bool,
-        printer: &mut Printer,
-    ) -> Result<(), Failure> {
-        let tail = Tail::fetch(client, self.id, &query, lines).await?;
-        for entry in &tail.lines {
-            printer.print(entry)?;
+        match self.follow {
+            true => follow(client, self.id, &query, &mut printer).await?,
+            false => print(client, self.id, &query, &mut printer).await?,
         }
-        if !follows {
-            return Ok(());
-        }
-        printer.skip_to = tail.end;
-        follow(client, self.id, &LogQuery { cursor: tail.last_page, ..query }, printer).await
+        Ok(Exit::Done)
     }
 }
 
@@ -87,55 +65,23 @@ pub(super) async fn follow(
     Ok(())
 }
 
-/// The end of a task's log as it is now.
-pub(super) struct Tail {
-    /// Its last lines.
-    pub(super) lines: VecDeque<LogEntry>,
-    /// Where its last page begins.
-    last_page: Option<String>,
-    /// The very last line: its grant and its number there.
-    end: Option<(FencingToken, i64)>,
-}
-
-impl Tail {
-    /// The last `lines` lines.
-    ///
-    /// # Errors
-    /// A [`Failure`] if the task is unknown.
-    pub(super) async fn fetch(
-        client: &Client,
-        id: TaskId,
-        query: &LogQuery,
-        lines: usize,
-    ) -> Result<Self, Failure> {
-        let (mut last, mut end) = (VecDeque::new(), None);
-        let last_page = pages(client, id, query, |entry| {
-            end = Some((entry.token, entry.seq));
-            last.push_back(entry);
-            if last.len() > lines {
-                last.pop_front();
-            }
-            Ok(())
-        })
-        .await?;
-        Ok(Self { lines: last, last_page, end })
-    }
-}
-
-/// Hands every line there is to `each`; answers the cursor of the last page.
-async fn pages(
+/// Prints the lines there are.
+///
+/// # Errors
+/// A [`Failure`] if the task is unknown, or its log cannot be read to the end.
+pub(super) async fn print(
     client: &Client,
     id: TaskId,
     query: &LogQuery,
-    mut each: impl FnMut(LogEntry) -> Result<(), Failure>,
-) -> Result<Option<String>, Failure> {
+    printer: &mut Printer,
+) -> Result<(), Failure> {
     let mut query = LogQuery { limit: Some(limits::PAGE), ..query.clone() };
     loop {
         let page = client.logs(id, &query).await.map_err(|error| Failure::about(error, "task", id))?;
-        page.items.into_iter().try_for_each(&mut each)?;
+        page.items.iter().try_for_each(|entry| printer.print(entry))?;
         match page.next {
             Some(next) => query.cursor = Some(next),
-            None => return Ok(query.cursor),
+            None => return Ok(()),
         }
     }
 }
@@ -145,14 +91,12 @@ pub(super) struct Printer {
     output: Output,
     timestamps: bool,
     attempt: i32,
-    /// Lines up to this one were printed already.
-    skip_to: Option<(FencingToken, i64)>,
 }
 
 impl Printer {
     /// A printer that has written nothing yet.
     pub(super) fn new(output: Output, timestamps: bool) -> Self {
-        Self { output, timestamps, attempt: 1, skip_to: None }
+        Self { output, timestamps, attempt: 1 }
     }
 
     /// Writes one line.
@@ -160,9 +104,6 @@ impl Printer {
     /// # Errors
     /// A [`Failure`] if standard output cannot be written.
     pub(super) fn print(&mut self, entry: &LogEntry) -> Result<(), Failure> {
-        if self.skip_to.is_some_and(|last| (entry.token, entry.seq) <= last) {
-            return Ok(());
-        }
         if self.output.is_json() {
             return self.output.json_line(entry);
         }

@@ -7,13 +7,12 @@ use orca_proto::log::LogQuery;
 use orca_proto::page::Page;
 use orca_proto::task::{State, Task, TaskFilter, TaskSummary};
 
-use super::logs;
 use crate::error::{Exit, Failure};
 use crate::output::{Output, escape, task};
 use crate::watch;
 
 /// How many of a failed task's last log lines are shown.
-const LAST_LINES: usize = 10;
+const LAST_LINES: u32 = 10;
 /// How many of the tasks that failed under a failed one are shown.
 const CULPRITS: u32 = 3;
 
@@ -100,9 +99,10 @@ async fn culprits(client: &Client, ended: &TaskSummary) -> Vec<TaskSummary> {
 
 /// The end of the log of a task's last attempt, if it can be had.
 async fn last_words(client: &Client, ended: &TaskSummary, indent: &str, output: Output) {
-    let query = LogQuery { attempt: (ended.attempt > 0).then_some(ended.attempt), ..LogQuery::default() };
-    let tail = logs::Tail::fetch(client, ended.id, &query, LAST_LINES).await;
-    for entry in tail.into_iter().flat_map(|tail| tail.lines) {
+    let attempt = (ended.attempt > 0).then_some(ended.attempt);
+    let query = LogQuery { attempt, tail: Some(LAST_LINES), ..LogQuery::default() };
+    let tail = client.logs(ended.id, &query).await;
+    for entry in tail.into_iter().flat_map(|page| page.items) {
         output.remark(&format!("{indent}{}", escape::line(&entry.text)));
     }
 }

@@ -99,9 +99,12 @@ pub(crate) async fn page(
 ) -> sqlx::Result<Vec<LogEntry>> {
     let rows = sqlx::query!(
         r#"SELECT a.number, l.token, l.seq, l.stream, l.at AS "at: Time", l.text
-           FROM orca.log_lines l JOIN orca.attempts a ON a.task = l.task AND a.token = l.token
-           WHERE l.task = $1 AND (l.token, l.seq) > ($2, $3) AND ($4::int IS NULL OR a.number = $4)
-           ORDER BY l.token, l.seq LIMIT $5"#,
+           FROM (SELECT x.token, x.seq, x.stream, x.at, x.text FROM orca.log_lines x
+                 WHERE x.task = $1 AND (x.token, x.seq) > ($2, $3)
+                   AND ($4::int IS NULL OR x.token = ANY (ARRAY(SELECT n.token FROM orca.attempts n
+                                                                WHERE n.task = $1 AND n.number = $4)))
+                 ORDER BY x.token, x.seq LIMIT $5) l
+           JOIN orca.attempts a ON a.task = $1 AND a.token = l.token ORDER BY l.token, l.seq"#,
         task.0,
         token,
         seq,
@@ -122,4 +125,26 @@ pub(crate) async fn page(
             })
         })
         .collect()
+}
+
+/// The line before the last `count` of a task, as (token, seq); nothing where there are no more. With `attempt`, of those of
+/// that number.
+pub(crate) async fn before_last(
+    connection: &mut PgConnection,
+    task: TaskId,
+    attempt: Option<i32>,
+    count: i64,
+) -> sqlx::Result<Option<(i64, i64)>> {
+    let row = sqlx::query!(
+        r#"SELECT x.token, x.seq FROM orca.log_lines x
+           WHERE x.task = $1 AND ($2::int IS NULL OR x.token = ANY (ARRAY(SELECT n.token FROM orca.attempts n
+                                                                         WHERE n.task = $1 AND n.number = $2)))
+           ORDER BY x.token DESC, x.seq DESC OFFSET $3 LIMIT 1"#,
+        task.0,
+        attempt,
+        count
+    )
+    .fetch_optional(connection)
+    .await?;
+    Ok(row.map(|row| (row.token, row.seq)))
 }

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use orca_coordinator::lifecycle::{Event, Open, Snapshot, transition};
 use orca_proto::limits;
 use orca_proto::log::{LogAppend, LogLine, LogQuery, Stream};
-use orca_proto::node::LeaseRef;
+use orca_proto::node::{Grant, LeaseRef};
 use orca_proto::problem::Kind;
 use orca_proto::spec::NewTask;
 use orca_proto::task::{Outcome, Progress, State};
@@ -235,6 +235,36 @@ async fn past_the_cap_lines_are_counted_and_one_last_line_tells_how_many() {
     assert_eq!(page.items.len(), 2);
     assert_eq!((page.items[1].seq, page.items[1].stream), (1, Stream::System));
     assert!(page.items[1].text.starts_with("2 more lines were dropped"), "{}", page.items[1].text);
+    test.stop().await;
+}
+
+#[tokio::test]
+async fn a_reader_may_begin_with_the_last_lines_and_go_on_from_there() {
+    let test = TestApp::start().await;
+    let id = test.enqueue(NewTask::new("image")).await;
+    let node = test.worker("w").await;
+    let write = async |grant: &Grant, count: i64| {
+        let lines = (0..count).map(|seq| line(seq, &format!("{}.{seq}", grant.attempt))).collect();
+        test.app.attempt_logs(&node.who, lease(grant), LogAppend { lines }).await.unwrap();
+    };
+    let first = node.claim_one().await;
+    write(&first, 4).await;
+    node.fail(&first).await;
+    test.advance(Duration::from_secs(600)).await;
+    let second = node.claim_one().await;
+    write(&second, 3).await;
+    let read = async |tail: Option<u32>, attempt: Option<i32>, limit: u32, cursor: Option<String>| {
+        let query = LogQuery { tail, attempt, limit: Some(limit), cursor, follow: None };
+        let page = test.app.log_page(&test.operator(), id, &query).await.unwrap();
+        (page.items.into_iter().map(|line| line.text).collect::<Vec<_>>().join(" "), page.next)
+    };
+    let (texts, next) = read(Some(4), None, 2, None).await;
+    assert_eq!(texts, "1.3 2.0");
+    assert_eq!(read(Some(4), None, 2, next).await, ("2.1 2.2".to_owned(), None));
+    assert_eq!(read(Some(1), Some(1), 9, None).await, ("1.3".to_owned(), None));
+    assert_eq!(read(Some(99), None, 9, None).await.0, "1.0 1.1 1.2 1.3 2.0 2.1 2.2");
+    let none = LogQuery { tail: Some(0), ..LogQuery::default() };
+    assert_eq!(kind(test.app.log_page(&test.operator(), id, &none).await), Kind::Validation);
     test.stop().await;
 }
 
