@@ -31,6 +31,8 @@ impl App {
         if !errors.is_empty() {
             return Err(Error::validation(errors));
         }
+        let flow = (cancel.selector.queue.as_deref(), cancel.selector.group.as_deref());
+        self.check_flow(&who.namespace, flow, ("/selector/queue", "/selector/group")).await?;
         let wanted = Wanted::new(&cancel.selector)?;
         let order = Arc::new((who.namespace.clone(), cancel));
         let newest = selection::newest(&mut *self.0.pool.acquire().await?, &who.namespace).await?;

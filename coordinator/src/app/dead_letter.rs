@@ -76,6 +76,8 @@ impl App {
             check.text(text.as_deref().unwrap_or_default(), pointer, 2 * limits::NAME + 1);
         }
         check.done()?;
+        let flow = (filter.queue.as_deref(), filter.group.as_deref());
+        self.check_flow(&who.namespace, flow, ("?queue", "?group")).await?;
         let wanted = dead_letter::Filter {
             queue: filter.queue.as_deref(),
             group: filter.group.as_deref(),
@@ -103,7 +105,7 @@ impl App {
         selector: Selector,
         idempotency_key: Option<&str>,
     ) -> Result<Enqueued, Error> {
-        check(&selector)?;
+        self.check_selector(who, &selector).await?;
         let key = operator_key(idempotency_key, "retry dead letters", &selector)?;
         let Some(TaskId(upto)) =
             selection::newest(&mut *self.0.pool.acquire().await?, &who.namespace).await?
@@ -211,7 +213,7 @@ impl App {
     /// # Errors
     /// `validation`, or the database's.
     pub async fn purge_dead_letters(&self, who: &Principal, selector: Selector) -> Result<Affected, Error> {
-        check(&selector)?;
+        self.check_selector(who, &selector).await?;
         let newest = selection::newest(&mut *self.0.pool.acquire().await?, &who.namespace).await?;
         let Some(TaskId(upto)) = newest else { return Ok(Affected { count: 0 }) };
         let wanted = Wanted::new(&selector)?;
@@ -234,12 +236,16 @@ impl App {
             self.going_on()?;
         }
     }
-}
 
-fn check(selector: &Selector) -> Result<(), Error> {
-    let mut errors = Vec::new();
-    selector.validate("", &mut errors);
-    if errors.is_empty() { Ok(()) } else { Err(Error::validation(errors)) }
+    async fn check_selector(&self, who: &Principal, selector: &Selector) -> Result<(), Error> {
+        let mut errors = Vec::new();
+        selector.validate("", &mut errors);
+        if !errors.is_empty() {
+            return Err(Error::validation(errors));
+        }
+        let flow = (selector.queue.as_deref(), selector.group.as_deref());
+        self.check_flow(&who.namespace, flow, ("/queue", "/group")).await
+    }
 }
 
 /// The spec of a task that is tried again. A deadline that has passed is set anew, as long ahead as it was at first.

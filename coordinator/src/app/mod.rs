@@ -31,6 +31,7 @@ mod claim;
 mod dead_letter;
 mod enqueue;
 mod event;
+mod filter;
 mod gate;
 mod gather;
 mod graph;

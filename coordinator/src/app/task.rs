@@ -74,6 +74,8 @@ impl App {
             check.text(text.as_deref().unwrap_or_default(), pointer, 2 * limits::NAME + 1);
         }
         check.done()?;
+        let flow = (filter.queue.as_deref(), filter.group.as_deref());
+        self.check_flow(&who.namespace, flow, ("?queue", "?group")).await?;
         let wanted = task::Filter {
             states,
             queue: filter.queue.as_deref(),

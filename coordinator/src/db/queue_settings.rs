@@ -31,6 +31,35 @@ impl From<&GroupSettings> for Row {
     }
 }
 
+/// What of a filter the namespace has seen: tasks were enqueued there, or somebody set something.
+pub(crate) struct Known {
+    pub(crate) queue: bool,
+    pub(crate) group: bool,
+}
+
+/// Whether there is such a queue, and such a group in it, or in any queue where none is named.
+pub(crate) async fn known(
+    connection: &mut PgConnection,
+    namespace: &str,
+    queue: Option<&str>,
+    group: Option<&str>,
+) -> sqlx::Result<Known> {
+    sqlx::query_as!(
+        Known,
+        r#"SELECT EXISTS (SELECT FROM orca.lanes l WHERE l.namespace = $1 AND l.queue = $2)
+               OR EXISTS (SELECT FROM orca.queues q WHERE q.namespace = $1 AND q.queue = $2) AS "queue!",
+                  EXISTS (SELECT FROM orca.lanes l
+                          WHERE l.namespace = $1 AND ($2::text IS NULL OR l.queue = $2) AND l.grp = $3)
+               OR EXISTS (SELECT FROM orca.queues q
+                          WHERE q.namespace = $1 AND ($2::text IS NULL OR q.queue = $2) AND q.grp = $3) AS "group!""#,
+        namespace,
+        queue,
+        group
+    )
+    .fetch_one(connection)
+    .await
+}
+
 /// Waits for the claims under way in a namespace, and lets no other go on until the transaction ends.
 pub(crate) async fn lock(connection: &mut PgConnection, namespace: &str) -> sqlx::Result<()> {
     sqlx::query!(r#"SELECT pg_advisory_xact_lock(7024422, hashtext($1)) AS "done: _""#, namespace)

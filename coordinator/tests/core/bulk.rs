@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use orca_coordinator::app::Error;
 use orca_proto::attempt::Children;
 use orca_proto::ids::TaskId;
 use orca_proto::plan::Batch;
@@ -158,5 +159,39 @@ async fn orders_that_make_no_sense_are_refused_and_cancel_nothing() {
         assert_eq!(error.errors[0].pointer, pointer);
     }
     assert_eq!(test.state(id).await, State::Ready);
+    test.stop().await;
+}
+
+#[tokio::test]
+async fn a_filter_that_names_a_queue_or_group_that_nobody_has_seen_is_refused_by_its_field() {
+    let test = TestApp::start().await;
+    test.enqueue(NewTask { queue: "mails".into(), group: Some("a".into()), ..task("t") }).await;
+    let who = test.operator();
+    let pointers = |error: Error| -> Vec<String> {
+        error.problem().errors.into_iter().map(|error| error.pointer).collect()
+    };
+    for (queue, group, wrong) in [
+        (Some("mials"), None, Some("queue")),
+        (Some("mails"), Some("b"), Some("group")),
+        (None, Some("b"), Some("group")),
+        (Some("mails"), Some("a"), None),
+        (None, Some("a"), None),
+    ] {
+        let (queue, group) = (queue.map(str::to_owned), group.map(str::to_owned));
+        let filter = TaskFilter { queue: queue.clone(), group: group.clone(), ..TaskFilter::default() };
+        let listed = test.app.task_list(&who, filter).await.map(drop);
+        let selector = Selector { queue, group, ..Selector::default() };
+        let purged = test.app.purge_dead_letters(&who, selector.clone()).await.map(drop);
+        let order = BulkCancel { selector, ..BulkCancel::default() };
+        let cancelled = test.app.cancel_matching(&who, order).await.map(drop);
+        match wrong {
+            None => assert!(listed.is_ok() && purged.is_ok() && cancelled.is_ok()),
+            Some(field) => {
+                assert_eq!(pointers(listed.unwrap_err()), [format!("?{field}")]);
+                assert_eq!(pointers(purged.unwrap_err()), [format!("/{field}")]);
+                assert_eq!(pointers(cancelled.unwrap_err()), [format!("/selector/{field}")]);
+            }
+        }
+    }
     test.stop().await;
 }
