@@ -39,6 +39,7 @@ mod listen;
 mod log;
 mod namespace;
 mod node;
+mod normal;
 mod presence;
 mod queue;
 mod quota;

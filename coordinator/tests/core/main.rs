@@ -22,6 +22,7 @@ mod nodes;
 mod partitions;
 mod quotas;
 mod races;
+mod reports;
 mod retention;
 mod schedules;
 mod signals;
