@@ -21,6 +21,12 @@ CREATE FUNCTION orca.id_at(at timestamptz) RETURNS uuid
     LANGUAGE sql IMMUTABLE PARALLEL SAFE
     RETURN (lpad(to_hex(greatest(floor(extract(epoch FROM at) * 1000), 0)::bigint), 12, '0') || '70008000000000000000')::uuid;
 
+-- What stands for two sets of labels in an index, whose entries are short. The database's encoding never changes, so neither
+-- does this.
+CREATE FUNCTION orca.labels_digest(requires text, prefers text) RETURNS bytea
+    LANGUAGE sql IMMUTABLE PARALLEL SAFE
+    RETURN sha256(convert_to(requires || chr(10) || prefers, 'UTF8'));
+
 -- What is the same to dispatch: tasks in one lane differ in nothing that decides who may take them, and are granted in the
 -- order in which they entered it. Never changed.
 CREATE TABLE orca.lanes (
@@ -36,7 +42,8 @@ CREATE TABLE orca.lanes (
     -- Labels of nodes, as JSON with sorted keys.
     requires  text NOT NULL,
     prefers   text NOT NULL,
-    CONSTRAINT lanes_key UNIQUE (namespace, role, queue, grp, priority, millicpus, memory, requires, prefers)
+    digest    bytea NOT NULL GENERATED ALWAYS AS (orca.labels_digest(requires, prefers)) STORED,
+    CONSTRAINT lanes_key UNIQUE (namespace, role, queue, grp, priority, millicpus, memory, digest)
 );
 
 -- `state` is where a task is in its life but for two things that other tables know: a task that is `queued` is running if an

@@ -50,10 +50,12 @@ async fn find(connection: &mut PgConnection, keys: &[LaneKey]) -> sqlx::Result<V
     let columns = Columns::of(keys)?;
     sqlx::query_scalar!(
         r#"SELECT l.id AS "id?"
-           FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::smallint[], $6::bigint[], $7::bigint[],
-                       $8::text[], $9::text[]) WITH ORDINALITY
-                AS k(namespace, role, queue, grp, priority, millicpus, memory, requires, prefers, place)
-           LEFT JOIN orca.lanes l USING (namespace, role, queue, grp, priority, millicpus, memory, requires, prefers)
+           FROM (SELECT u.*, orca.labels_digest(u.requires, u.prefers) AS digest
+                 FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::smallint[], $6::bigint[], $7::bigint[],
+                             $8::text[], $9::text[]) WITH ORDINALITY
+                      AS u(namespace, role, queue, grp, priority, millicpus, memory, requires, prefers, place)) k
+           LEFT JOIN orca.lanes l
+                USING (namespace, role, queue, grp, priority, millicpus, memory, requires, prefers, digest)
            ORDER BY k.place"#,
         &columns.namespaces,
         &columns.roles,
