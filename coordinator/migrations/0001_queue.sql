@@ -144,8 +144,21 @@ ALTER TABLE orca.segments ALTER COLUMN tasks SET STORAGE EXTERNAL;
 CREATE SEQUENCE orca.line;
 CREATE SEQUENCE orca.fence;
 
+-- The lanes that have segments: those in which something waits, and those in which nothing has for a moment only. From lane
+-- to lane through the index, so that it costs nothing what lanes there have ever been; backwards, because what was put in
+-- line last is there the longest.
+CREATE VIEW orca.lined AS
+WITH RECURSIVE l(lane) AS (
+    SELECT max(s.lane) FROM orca.segments s
+    UNION ALL
+    SELECT (SELECT s.lane FROM orca.segments s WHERE s.lane < l.lane ORDER BY s.lane DESC, s.seq DESC LIMIT 1)
+    FROM l WHERE l.lane IS NOT NULL)
+SELECT l.lane FROM l WHERE l.lane IS NOT NULL;
+
 -- Grants: what a node took from one segment in one go, under one fencing token. `seq` and `upto` say how far the lane has
--- been taken with it: a lane's newest grant is its head, and is kept for that even when nothing of it is left to do.
+-- been taken with it: a lane's newest grant is its head, and is kept for that even when nothing of it is left to do. Only of a
+-- lane that has had nothing in it for a while it goes, after the segments that it speaks of: whoever reads the head first, and
+-- then the segments, finds none that were taken. Those that come later have a higher `seq` than all before.
 CREATE TABLE orca.grants (
     token      bigint NOT NULL,
     -- Leases that a node did not renew with the others are set apart under the same token.

@@ -113,7 +113,8 @@ pub(crate) async fn waiting(
                   (SELECT coalesce(sum(f.size), 0)::bigint FROM (
                        SELECT s.size FROM orca.segments s WHERE s.lane = l.id AND s.seq > coalesce(head.seq, 0)
                        ORDER BY s.seq LIMIT 100) f) AS "further!", first.left AS "left!", coalesce(first.seq = head.seq, false) AS "first_is_head!"
-           FROM orca.lanes l
+           FROM (SELECT unnest($1::int[]) AS id UNION ALL SELECT lane FROM orca.lined WHERE $1 IS NULL) x
+           JOIN orca.lanes l ON l.id = x.id
            LEFT JOIN LATERAL (SELECT g.seq, g.upto FROM orca.grants g WHERE g.lane = l.id
                               ORDER BY g.seq DESC, g.upto DESC LIMIT 1) head ON true
            CROSS JOIN LATERAL (SELECT s.seq, s.size FROM orca.segments s WHERE s.lane = l.id
@@ -124,8 +125,7 @@ pub(crate) async fn waiting(
                                WHERE s.lane = l.id AND s.seq >= coalesce(head.seq, 0)
                                  AND (s.seq > coalesce(head.seq, 0) OR s.size > head.upto)
                                ORDER BY s.seq LIMIT 1) first
-           WHERE ($1::int[] IS NULL OR l.id = ANY($1))
-             AND (head.seq IS NULL OR tail.seq > head.seq OR (tail.seq = head.seq AND tail.size > head.upto))"#,
+           WHERE (head.seq IS NULL OR tail.seq > head.seq OR (tail.seq = head.seq AND tail.size > head.upto))"#,
         only
     )
     .fetch_all(connection)

@@ -14,6 +14,7 @@ mod gates;
 mod goals;
 mod graph;
 mod idempotency;
+mod idle_lanes;
 mod inbox;
 mod large;
 mod limits;
