@@ -325,7 +325,8 @@ CREATE TABLE orca.log_lines (
 ) PARTITION BY RANGE (task);
 
 -- Readers see only events of transactions older than every one still under way, in the order (xid, seq): so none that
--- commits late is ever passed over. What happened to many tasks at once is one row.
+-- commits late is ever passed over. One that stays open, in whatever database of the server, holds up all
+-- readers. What happened to many tasks at once is one row.
 CREATE TABLE orca.events (
     xid       xid8 NOT NULL DEFAULT pg_current_xact_id(),
     seq       bigint GENERATED ALWAYS AS IDENTITY,

@@ -1,4 +1,4 @@
-//! The one text of a result: as [`serde_json`] writes the value that it read, so that the same value is the same text however
+//! The one text of a result: as `serde_json` writes the value that it read, so that the same value is the same text however
 //! it was sent, and whatever is stored can be read again.
 
 use orca_proto::limits;
@@ -66,9 +66,30 @@ mod tests {
 
     /// What texts are made of here.
     const PARTS: [&str; 24] = [
-        "null", "true", "0", "-0", "-7", "12", "1.0", "1.5e2", "1e999", "999999999999999999", "-999999999999999999",
-        "9999999999999999999", "99999999999999999999", r#""""#, r#""b""#, r#""aé\u00e9""#, r#""\u0000""#, r#""\ud800""#,
-        r#"" ""#, "\"\u{7f}\u{2028}\"", r#""$serde_json::private::RawValue""#, r#""[1, 2]""#, r#"{"a":1}"#, "[ ]",
+        "null",
+        "true",
+        "0",
+        "-0",
+        "-7",
+        "12",
+        "1.0",
+        "1.5e2",
+        "1e999",
+        "999999999999999999",
+        "-999999999999999999",
+        "9999999999999999999",
+        "99999999999999999999",
+        r#""""#,
+        r#""b""#,
+        r#""aé\u00e9""#,
+        r#""\u0000""#,
+        r#""\ud800""#,
+        r#"" ""#,
+        "\"\u{7f}\u{2028}\"",
+        r#""$serde_json::private::RawValue""#,
+        r#""[1, 2]""#,
+        r#"{"a":1}"#,
+        "[ ]",
     ];
 
     /// Texts of JSON, of many shapes, some of which no value can be read from.
@@ -110,7 +131,10 @@ mod tests {
     #[test]
     fn a_result_has_one_text_however_it_was_written() {
         for (texts, one) in [
-            (&[r#"{"b":2,"a":1}"#, r#"{ "a": 1, "b": 2 }"#, r#"{"a":0,"a":1,"b":2}"#][..], r#"{"a":1,"b":2}"#),
+            (
+                &[r#"{"b":2,"a":1}"#, r#"{ "a": 1, "b": 2 }"#, r#"{"a":0,"a":1,"b":2}"#][..],
+                r#"{"a":1,"b":2}"#,
+            ),
             (&["1.0e2", "100.0", "1e2"], "100.0"),
             (&[r#""\u0061""#, r#""a""#], r#""a""#),
             (&["-0"], "-0.0"),

@@ -53,7 +53,8 @@ async fn trees(app: &App, range: (Uuid, Uuid)) -> Result<Option<Uuid>, Error> {
                 Ok(if full(ids.len(), BATCH) {
                     Some(range.0)
                 } else {
-                    Some(Uuid::from_u128(last.as_u128().saturating_add(1))).filter(|_| full(roots.len(), TREES))
+                    Some(Uuid::from_u128(last.as_u128().saturating_add(1)))
+                        .filter(|_| full(roots.len(), TREES))
                 })
             })
         })

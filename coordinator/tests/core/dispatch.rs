@@ -190,12 +190,15 @@ async fn as_many_and_as_long_labels_as_a_task_may_name_are_a_lane_like_any_other
     let (requires, prefers) = (many(), many());
     let spec = NewTask { requires: requires.clone(), prefers, key: None, ..task("t") };
     let ids = [test.enqueue(spec.clone()).await, test.enqueue(spec).await];
-    let with: Vec<(&str, &str)> = requires.iter().map(|(key, value)| (key.as_str(), value.as_str())).collect();
+    let with: Vec<(&str, &str)> =
+        requires.iter().map(|(key, value)| (key.as_str(), value.as_str())).collect();
     let node = labelled(&test, "w", &with).await;
     let granted: Vec<_> = node.claim(5).await.into_iter().map(|grant| grant.task).collect();
     assert_eq!(granted, ids);
-    let lanes: i64 =
-        sqlx::query_scalar("SELECT count(*) FROM orca.lanes").fetch_one(&mut test.connection().await).await.unwrap();
+    let lanes: i64 = sqlx::query_scalar("SELECT count(*) FROM orca.lanes")
+        .fetch_one(&mut test.connection().await)
+        .await
+        .unwrap();
     assert_eq!(lanes, 1);
     test.stop().await;
 }

@@ -448,7 +448,8 @@ async fn a_schedule_for_which_the_database_always_lacks_something_holds_up_no_ot
     for name in ["first", "second"] {
         test.set(name, &spec).await;
     }
-    test.execute("UPDATE orca.schedules SET next_at = next_at - interval '1 minute' WHERE name = 'first'").await;
+    test.execute("UPDATE orca.schedules SET next_at = next_at - interval '1 minute' WHERE name = 'first'")
+        .await;
     test.execute(
         "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS
          $$ BEGIN RAISE 'too much' USING ERRCODE = '57014'; END $$",
