@@ -21,6 +21,12 @@ CREATE FUNCTION orca.id_at(at timestamptz) RETURNS uuid
     LANGUAGE sql IMMUTABLE PARALLEL SAFE
     RETURN (lpad(to_hex(greatest(floor(extract(epoch FROM at) * 1000), 0)::bigint), 12, '0') || '70008000000000000000')::uuid;
 
+-- What stands for two sets of labels in an index, whose entries are short. The database's encoding never changes, so neither
+-- does this.
+CREATE FUNCTION orca.labels_digest(requires text, prefers text) RETURNS bytea
+    LANGUAGE sql IMMUTABLE PARALLEL SAFE
+    RETURN sha256(convert_to(requires || chr(10) || prefers, 'UTF8'));
+
 -- What is the same to dispatch: tasks in one lane differ in nothing that decides who may take them, and are granted in the
 -- order in which they entered it. Never changed.
 CREATE TABLE orca.lanes (
@@ -36,7 +42,8 @@ CREATE TABLE orca.lanes (
     -- Labels of nodes, as JSON with sorted keys.
     requires  text NOT NULL,
     prefers   text NOT NULL,
-    CONSTRAINT lanes_key UNIQUE (namespace, role, queue, grp, priority, millicpus, memory, requires, prefers)
+    digest    bytea NOT NULL GENERATED ALWAYS AS (orca.labels_digest(requires, prefers)) STORED,
+    CONSTRAINT lanes_key UNIQUE (namespace, role, queue, grp, priority, millicpus, memory, digest)
 );
 
 -- `state` is where a task is in its life but for two things that other tables know: a task that is `queued` is running if an
@@ -137,8 +144,21 @@ ALTER TABLE orca.segments ALTER COLUMN tasks SET STORAGE EXTERNAL;
 CREATE SEQUENCE orca.line;
 CREATE SEQUENCE orca.fence;
 
+-- The lanes that have segments: those in which something waits, and those in which nothing has for a moment only. From lane
+-- to lane through the index, so that it costs nothing what lanes there have ever been; backwards, because what was put in
+-- line last is there the longest.
+CREATE VIEW orca.lined AS
+WITH RECURSIVE l(lane) AS (
+    SELECT max(s.lane) FROM orca.segments s
+    UNION ALL
+    SELECT (SELECT s.lane FROM orca.segments s WHERE s.lane < l.lane ORDER BY s.lane DESC, s.seq DESC LIMIT 1)
+    FROM l WHERE l.lane IS NOT NULL)
+SELECT l.lane FROM l WHERE l.lane IS NOT NULL;
+
 -- Grants: what a node took from one segment in one go, under one fencing token. `seq` and `upto` say how far the lane has
--- been taken with it: a lane's newest grant is its head, and is kept for that even when nothing of it is left to do.
+-- been taken with it: a lane's newest grant is its head, and is kept for that even when nothing of it is left to do. Only of a
+-- lane that has had nothing in it for a while it goes, after the segments that it speaks of: whoever reads the head first, and
+-- then the segments, finds none that were taken. Those that come later have a higher `seq` than all before.
 CREATE TABLE orca.grants (
     token      bigint NOT NULL,
     -- Leases that a node did not renew with the others are set apart under the same token.
@@ -305,7 +325,8 @@ CREATE TABLE orca.log_lines (
 ) PARTITION BY RANGE (task);
 
 -- Readers see only events of transactions older than every one still under way, in the order (xid, seq): so none that
--- commits late is ever passed over. What happened to many tasks at once is one row.
+-- commits late is ever passed over. One that stays open, in whatever database of the server, holds up all
+-- readers. What happened to many tasks at once is one row.
 CREATE TABLE orca.events (
     xid       xid8 NOT NULL DEFAULT pg_current_xact_id(),
     seq       bigint GENERATED ALWAYS AS IDENTITY,

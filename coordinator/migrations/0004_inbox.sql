@@ -1,8 +1,10 @@
 -- Enqueueing from SQL, inside of the caller's own transaction: what it commits is enqueued, what it rolls back never was.
 --
--- A call writes one row and takes no lock that anybody else waits for, however long the caller's transaction stays open. It
--- notifies nobody: a transaction that does takes a lock at its commit that no two of the whole server can hold. Coordinators
--- look here ten times a second while there is anything, else once a second. Until then there is no task of that id.
+-- A call writes one row and takes no lock that anybody else waits for, however long the caller's transaction stays open: tasks
+-- are enqueued, run and settled meanwhile. Only event streams wait for it, as for every transaction of the server that has
+-- written anything: they tell nothing that came after it before it has ended. A call notifies nobody: a transaction that does
+-- takes a lock at its commit that no two of the whole server can hold. Coordinators look here ten times a second while there is
+-- anything, else once a second. Until then there is no task of that id.
 --
 --     GRANT USAGE ON SCHEMA orca TO app;
 --     GRANT EXECUTE ON FUNCTION orca.enqueue(jsonb, text, text), orca.enqueue_many(jsonb[], text) TO app;

@@ -47,11 +47,12 @@ BEGIN
     RETURN true;
 END $$;
 
--- Keeps tasks from being written to a partition until the transaction ends.
+-- Keeps tasks from being written to a partition, and from being locked in it, until the transaction ends: whoever enqueues
+-- what depends on one of them locks it first.
 CREATE FUNCTION orca.close_partition(p_starts timestamptz) RETURNS void
     LANGUAGE plpgsql SET lock_timeout = '500ms' AS $$
 BEGIN
-    EXECUTE format('LOCK TABLE orca.%I IN SHARE MODE', orca.partition_name('tasks', p_starts));
+    EXECUTE format('LOCK TABLE orca.%I IN EXCLUSIVE MODE', orca.partition_name('tasks', p_starts));
 END $$;
 
 -- Drops a partition of all tables. Nobody reads or writes tasks meanwhile, so it gives up soon where it has to wait.

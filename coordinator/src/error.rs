@@ -113,6 +113,19 @@ impl Error {
         matches!(self, Self::Database(sqlx::Error::Database(error))
             if matches!(error.code().as_deref(), Some("40001" | "40P01")))
     }
+
+    /// Whether nothing can be done now, whatever it is: the database is not reached, or this process is going down.
+    pub(crate) fn is_away(&self) -> bool {
+        match self {
+            Self::Unavailable(_) => true,
+            Self::Database(sqlx::Error::Database(error)) => {
+                // Class 08: the connection; 57P: the server goes down, comes up, or ended this session.
+                error.code().is_some_and(|code| code.starts_with("08") || code.starts_with("57P"))
+            }
+            Self::Database(error) => database_problem(error).kind == Kind::Unavailable,
+            Self::Refused(_) | Self::Storage(..) | Self::Internal(_) => false,
+        }
+    }
 }
 
 fn database_problem(error: &sqlx::Error) -> Problem {

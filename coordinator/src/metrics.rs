@@ -1,6 +1,7 @@
 //! Figures for Prometheus, in OpenMetrics text. Names begin with `orca_` and end in their base unit.
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use orca_proto::node::NodeState;
@@ -65,6 +66,7 @@ struct Figures {
     nodes: Family<NodeLabels, Gauge>,
     leases: Gauge,
     connections: Family<StateLabel, Gauge>,
+    events_held: Gauge<f64, AtomicU64>,
 }
 
 /// Counts as in flight, or as held, until it is dropped.
@@ -102,6 +104,7 @@ impl Metrics {
             nodes: Family::default(),
             leases: Gauge::default(),
             connections: Family::default(),
+            events_held: Gauge::default(),
             registry,
         };
         Self(Arc::new(figures.registered()))
@@ -158,6 +161,12 @@ impl Figures {
         registry.register("nodes", "Nodes by role and state", self.nodes.clone());
         registry.register("leases", "Leases held by nodes", self.leases.clone());
         registry.register("database_connections", "Connections in the pool", self.connections.clone());
+        registry.register_with_unit(
+            "event_stream_lag",
+            "How long event streams have waited for a transaction, of whatever database of the server, that has not ended",
+            Unit::Seconds,
+            self.events_held.clone(),
+        );
         self
     }
 
@@ -167,6 +176,7 @@ impl Figures {
         self.nodes.clear();
         self.connections.clear();
         self.leases.set(0);
+        self.events_held.set(0.0);
         let Some(stats) = stats else { return };
         for (state, count) in &stats.tasks {
             self.tasks.get_or_create(&StateLabel { state: state.as_str() }).set(*count);
@@ -176,6 +186,7 @@ impl Figures {
             self.nodes.get_or_create(&labels).set(*count);
         }
         self.leases.set(stats.leases);
+        self.events_held.set(stats.events_held.as_secs_f64());
         let busy = stats.connections.saturating_sub(stats.idle_connections);
         for (state, count) in [("busy", busy), ("idle", stats.idle_connections)] {
             self.connections.get_or_create(&StateLabel { state }).set(i64::from(count));
@@ -215,6 +226,7 @@ mod tests {
             leases: 3,
             connections: 5,
             idle_connections: 4,
+            events_held: Duration::from_millis(1_500),
         };
         let text = metrics.text(Some(&stats));
         for line in [
@@ -227,6 +239,7 @@ mod tests {
             "orca_leases 3",
             "orca_database_connections{state=\"busy\"} 1",
             "orca_database_up 1",
+            "orca_event_stream_lag_seconds 1.5",
         ] {
             assert!(text.lines().any(|known| known == line), "{line} is not in:\n{text}");
         }

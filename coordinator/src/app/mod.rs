@@ -41,6 +41,7 @@ mod listen;
 mod log;
 mod namespace;
 mod node;
+mod normal;
 mod presence;
 mod queue;
 mod quota;
@@ -108,6 +109,8 @@ pub struct QueueStats {
     pub connections: u32,
     /// Those of them that are idle.
     pub idle_connections: u32,
+    /// How long event streams have been held up by a transaction that is still under way.
+    pub events_held: Duration,
 }
 
 /// The application: everything but HTTP. Clones are handles to the same one.
@@ -222,6 +225,9 @@ impl App {
             nodes: db::node::counts(&mut connection, self.0.lease).await?,
             connections: self.0.pool.size(),
             idle_connections: u32::try_from(self.0.pool.num_idle()).unwrap_or(u32::MAX),
+            events_held: Duration::from_millis(
+                db::event::held_back_ms(&mut connection).await?.try_into().unwrap_or_default(),
+            ),
             ..QueueStats::default()
         };
         for (state, count) in db::queue::open_counts(&mut connection).await? {

@@ -52,7 +52,7 @@ impl App {
         };
         if checked.outcome == Outcome::Succeeded
             && checked.plan.is_none()
-            && self.finish(who, &[lease], &[checked.result.as_deref()]).await?.contains(&0)
+            && self.finish(who, vec![lease], vec![checked.result.clone()]).await?.contains(&0)
         {
             return Ok(Reported { state: State::Succeeded });
         }
@@ -70,12 +70,10 @@ impl App {
     pub(crate) async fn finish(
         &self,
         who: &Principal,
-        leases: &[LeaseRef],
-        results: &[Option<&str>],
+        leases: Vec<LeaseRef>,
+        results: Vec<Option<String>>,
     ) -> Result<HashSet<usize>, Error> {
         let (app, who) = (self.clone(), who.clone());
-        let leases = leases.to_vec();
-        let results: Vec<Option<String>> = results.iter().map(|result| result.map(str::to_owned)).collect();
         self.spawned(async move {
             let settled = statement!(app, |connection| {
                 queue::finish(connection, &who.namespace, &who.subject, &leases, &results).await

@@ -15,8 +15,12 @@ use serde_json::value::RawValue;
 use super::check::{Check, aside};
 use super::claim::superseded;
 use super::node::check_owner;
+use super::normal::normal;
 use super::{App, Error, Principal};
 use crate::db::node;
+
+/// The longest result, in bytes, that is read in passing.
+const SMALL: usize = 4 << 10;
 
 /// Reports whose results are the text as it came.
 pub type RawReports = Reports<Box<RawValue>>;
@@ -45,15 +49,23 @@ impl App {
         let reports = reports.reports;
         let (mut leases, mut results, mut places) = (Vec::new(), Vec::new(), Vec::new());
         for (place, report) in reports.iter().enumerate() {
-            let result = report.result.as_deref().map(RawValue::get);
-            if report.outcome == Outcome::Succeeded && result.is_none_or(is_plain_json) {
-                leases.push(report.lease());
-                results.push(result);
-                places.push(place);
+            if report.outcome != Outcome::Succeeded {
+                continue;
             }
+            let result = match report.result.as_deref().map(RawValue::get) {
+                None => None,
+                Some(text) => match normal(text, SMALL) {
+                    Some(text) => Some(text),
+                    // It is large, or to be refused: looked at by the long way.
+                    None => continue,
+                },
+            };
+            leases.push(report.lease());
+            results.push(result);
+            places.push(place);
         }
         let finished =
-            if leases.is_empty() { HashSet::new() } else { self.finish(who, &leases, &results).await? };
+            if leases.is_empty() { HashSet::new() } else { self.finish(who, leases, results).await? };
         let finished: HashSet<usize> = finished.iter().filter_map(|at| places.get(*at)).copied().collect();
         let mut settled = Vec::with_capacity(reports.len());
         for (place, report) in reports.into_iter().enumerate() {
@@ -100,14 +112,6 @@ impl App {
             .map_or_else(|| refused.detail.clone(), |error| format!("{} {}", error.pointer, error.detail));
         Ok(Settled::Refused(Refused { kind, detail }))
     }
-}
-
-/// Whether a result can be taken as it is: small, not deep, without NUL. What may not be is looked at by the long way.
-fn is_plain_json(text: &str) -> bool {
-    const SMALL: usize = 4 << 10;
-    text.len() <= SMALL
-        && !text.contains("\\u0000")
-        && text.bytes().filter(|byte| matches!(byte, b'[' | b'{')).count() <= limits::NESTING
 }
 
 fn check(reports: &RawReports) -> Result<(), Error> {

@@ -175,6 +175,17 @@ pub(crate) async fn head(connection: &mut PgConnection) -> sqlx::Result<(i64, i6
     Ok((head.whole, head.ended))
 }
 
+/// How long the first event that readers cannot see yet has been there, in milliseconds; nothing where they see all.
+pub(crate) async fn held_back_ms(connection: &mut PgConnection) -> sqlx::Result<i64> {
+    sqlx::query_scalar!(
+        r#"SELECT coalesce(greatest(extract(epoch FROM orca.now() - (
+               SELECT e.at FROM orca.events e WHERE e.xid >= pg_snapshot_xmin(pg_current_snapshot())
+               ORDER BY e.xid, e.seq LIMIT 1)) * 1000, 0), 0)::bigint AS "ms!""#
+    )
+    .fetch_one(connection)
+    .await
+}
+
 fn event(row: Row) -> sqlx::Result<Event> {
     let kind: EventKind = word(&row.kind, "events.kind")?;
     Ok(Event {

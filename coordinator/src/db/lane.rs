@@ -50,10 +50,12 @@ async fn find(connection: &mut PgConnection, keys: &[LaneKey]) -> sqlx::Result<V
     let columns = Columns::of(keys)?;
     sqlx::query_scalar!(
         r#"SELECT l.id AS "id?"
-           FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::smallint[], $6::bigint[], $7::bigint[],
-                       $8::text[], $9::text[]) WITH ORDINALITY
-                AS k(namespace, role, queue, grp, priority, millicpus, memory, requires, prefers, place)
-           LEFT JOIN orca.lanes l USING (namespace, role, queue, grp, priority, millicpus, memory, requires, prefers)
+           FROM (SELECT u.*, orca.labels_digest(u.requires, u.prefers) AS digest
+                 FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::smallint[], $6::bigint[], $7::bigint[],
+                             $8::text[], $9::text[]) WITH ORDINALITY
+                      AS u(namespace, role, queue, grp, priority, millicpus, memory, requires, prefers, place)) k
+           LEFT JOIN orca.lanes l
+                USING (namespace, role, queue, grp, priority, millicpus, memory, requires, prefers, digest)
            ORDER BY k.place"#,
         &columns.namespaces,
         &columns.roles,
@@ -111,7 +113,8 @@ pub(crate) async fn waiting(
                   (SELECT coalesce(sum(f.size), 0)::bigint FROM (
                        SELECT s.size FROM orca.segments s WHERE s.lane = l.id AND s.seq > coalesce(head.seq, 0)
                        ORDER BY s.seq LIMIT 100) f) AS "further!", first.left AS "left!", coalesce(first.seq = head.seq, false) AS "first_is_head!"
-           FROM orca.lanes l
+           FROM (SELECT unnest($1::int[]) AS id UNION ALL SELECT lane FROM orca.lined WHERE $1 IS NULL) x
+           JOIN orca.lanes l ON l.id = x.id
            LEFT JOIN LATERAL (SELECT g.seq, g.upto FROM orca.grants g WHERE g.lane = l.id
                               ORDER BY g.seq DESC, g.upto DESC LIMIT 1) head ON true
            CROSS JOIN LATERAL (SELECT s.seq, s.size FROM orca.segments s WHERE s.lane = l.id
@@ -122,8 +125,7 @@ pub(crate) async fn waiting(
                                WHERE s.lane = l.id AND s.seq >= coalesce(head.seq, 0)
                                  AND (s.seq > coalesce(head.seq, 0) OR s.size > head.upto)
                                ORDER BY s.seq LIMIT 1) first
-           WHERE ($1::int[] IS NULL OR l.id = ANY($1))
-             AND (head.seq IS NULL OR tail.seq > head.seq OR (tail.seq = head.seq AND tail.size > head.upto))"#,
+           WHERE (head.seq IS NULL OR tail.seq > head.seq OR (tail.seq = head.seq AND tail.size > head.upto))"#,
         only
     )
     .fetch_all(connection)

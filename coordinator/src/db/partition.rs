@@ -136,7 +136,7 @@ pub(crate) async fn keep(connection: &mut PgConnection, of: &Partition, again: D
     .map(drop)
 }
 
-/// Keeps tasks from being written to it until the transaction ends.
+/// Keeps tasks from being written to it or locked in it until the transaction ends.
 pub(crate) async fn close(connection: &mut PgConnection, of: &Partition) -> sqlx::Result<()> {
     sqlx::query!(r#"SELECT orca.close_partition($1) AS "done: _""#, of.starts as Time)
         .execute(connection)

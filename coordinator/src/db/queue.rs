@@ -241,23 +241,44 @@ pub(crate) async fn next_due_ms(connection: &mut PgConnection) -> sqlx::Result<O
     .await
 }
 
-/// Removes what has been taken of the lines, and grants of which nothing is left but the newest of each lane.
-pub(crate) async fn sweep(connection: &mut PgConnection) -> sqlx::Result<u64> {
+/// Removes what has been taken of the lines, and grants of which nothing is left but the newest of each lane. Of a lane in
+/// which nothing was granted for `idle` and nothing waits, the newest go as well, and with them all that looks over the lanes
+/// finds of it.
+///
+/// No lock is needed. What is removed of the lines lies before a grant that has committed; such a grant only goes when the lane
+/// has no segment that this statement sees, and those that it does not see have been appended after all that was ever granted.
+/// A claim reads the head first: where that is gone, so are the segments.
+pub(crate) async fn sweep(connection: &mut PgConnection, idle: Duration) -> sqlx::Result<u64> {
     let segments = sqlx::query!(
-        r#"DELETE FROM orca.segments s USING (
-               SELECT l.id, h.seq FROM orca.lanes l
-               CROSS JOIN LATERAL (SELECT g.seq FROM orca.grants g WHERE g.lane = l.id ORDER BY g.seq DESC, g.upto DESC
-                                   LIMIT 1) h) AS head
-           WHERE s.lane = head.id AND s.seq < head.seq"#
+        r#"WITH RECURSIVE head AS (
+               (SELECT g.lane, g.seq, g.upto, g.granted_at FROM orca.grants g
+                ORDER BY g.lane DESC, g.seq DESC, g.upto DESC LIMIT 1)
+               UNION ALL
+               SELECT n.* FROM head h CROSS JOIN LATERAL (
+                   SELECT g.lane, g.seq, g.upto, g.granted_at FROM orca.grants g WHERE g.lane < h.lane
+                   ORDER BY g.lane DESC, g.seq DESC, g.upto DESC LIMIT 1) n)
+           DELETE FROM orca.segments s USING head h
+           WHERE s.lane = h.lane AND s.seq <= h.seq
+             AND (s.seq < h.seq
+                  OR s.size <= h.upto AND h.granted_at < orca.now() - $1::bigint * interval '1 millisecond')"#,
+        millis(idle)
     )
     .execute(&mut *connection)
     .await?;
     let grants = sqlx::query!(
-        r#"DELETE FROM orca.grants g USING (
-               SELECT l.id, h.token, h.seq FROM orca.lanes l
-               CROSS JOIN LATERAL (SELECT g.token, g.seq FROM orca.grants g WHERE g.lane = l.id
-                                   ORDER BY g.seq DESC, g.upto DESC LIMIT 1) h) AS head
-           WHERE g.lane = head.id AND g.seq <= head.seq AND g.token <> head.token AND g.open = 0"#
+        r#"WITH RECURSIVE head AS (
+               (SELECT g.lane, g.seq, g.token, g.granted_at FROM orca.grants g
+                ORDER BY g.lane DESC, g.seq DESC, g.upto DESC LIMIT 1)
+               UNION ALL
+               SELECT n.* FROM head h CROSS JOIN LATERAL (
+                   SELECT g.lane, g.seq, g.token, g.granted_at FROM orca.grants g WHERE g.lane < h.lane
+                   ORDER BY g.lane DESC, g.seq DESC, g.upto DESC LIMIT 1) n)
+           DELETE FROM orca.grants g USING head h
+           WHERE g.lane = h.lane AND g.seq <= h.seq AND g.open = 0
+             AND (g.token <> h.token
+                  OR h.granted_at < orca.now() - $1::bigint * interval '1 millisecond'
+                     AND NOT EXISTS (SELECT FROM orca.segments s WHERE s.lane = g.lane))"#,
+        millis(idle)
     )
     .execute(connection)
     .await?;
@@ -268,11 +289,11 @@ pub(crate) async fn sweep(connection: &mut PgConnection) -> sqlx::Result<u64> {
 /// as ready until it is passed over.
 pub(crate) async fn open_counts(connection: &mut PgConnection) -> sqlx::Result<Vec<(String, i64)>> {
     let rows = sqlx::query!(
-        r#"SELECT 'ready' AS "state!", coalesce(sum(x.waiting), 0)::bigint AS "count!" FROM orca.lanes l
-           LEFT JOIN LATERAL (SELECT g.seq, g.upto FROM orca.grants g WHERE g.lane = l.id
+        r#"SELECT 'ready' AS "state!", coalesce(sum(x.waiting), 0)::bigint AS "count!" FROM orca.lined l
+           LEFT JOIN LATERAL (SELECT g.seq, g.upto FROM orca.grants g WHERE g.lane = l.lane
                               ORDER BY g.seq DESC, g.upto DESC LIMIT 1) head ON true
            CROSS JOIN LATERAL (SELECT sum(s.size) - coalesce(max(head.upto) FILTER (WHERE s.seq = head.seq), 0) AS waiting
-                               FROM orca.segments s WHERE s.lane = l.id AND s.seq >= coalesce(head.seq, 0)) x
+                               FROM orca.segments s WHERE s.lane = l.lane AND s.seq >= coalesce(head.seq, 0)) x
            UNION ALL SELECT 'running', coalesce(sum(open), 0)::bigint FROM orca.grants WHERE open > 0
            UNION ALL SELECT 'scheduled', count(*) FROM orca.tasks WHERE state = 'scheduled'
            UNION ALL SELECT 'blocked', count(*) FROM orca.tasks WHERE state = 'blocked' AND state IN ('blocked', 'waiting')

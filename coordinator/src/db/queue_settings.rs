@@ -162,10 +162,12 @@ pub(crate) async fn in_line(
 ) -> sqlx::Result<Vec<InLine>> {
     sqlx::query_as!(
         InLine,
-        r#"SELECT l.queue, l.grp AS group, coalesce(sum(orca.in_line(l.id, $3)), 0)::bigint AS "ready!",
-                  coalesce(sum((SELECT sum(g.open) FROM orca.grants g WHERE g.lane = l.id AND g.open > 0)), 0)::bigint
-                      AS "running!"
-           FROM orca.lanes l WHERE l.namespace = $1 AND ($2::text IS NULL OR l.queue = $2)
+        r#"SELECT l.queue, l.grp AS group, coalesce(sum(CASE WHEN x.lane IS NOT NULL THEN orca.in_line(l.id, $3) END), 0)::bigint
+                      AS "ready!",
+                  coalesce(sum(g.open), 0)::bigint AS "running!"
+           FROM orca.lanes l LEFT JOIN orca.lined x ON x.lane = l.id
+           LEFT JOIN (SELECT lane, sum(open) AS open FROM orca.grants WHERE open > 0 GROUP BY lane) g ON g.lane = l.id
+           WHERE l.namespace = $1 AND ($2::text IS NULL OR l.queue = $2)
            GROUP BY l.queue, l.grp ORDER BY l.queue, l.grp"#,
         namespace,
         queue,

@@ -51,7 +51,8 @@ pub(crate) async fn set(connection: &mut PgConnection, namespace: &str, quota: &
 /// more than `exact` wait.
 pub(crate) async fn open(connection: &mut PgConnection, namespace: &str, exact: i64) -> sqlx::Result<i64> {
     sqlx::query_scalar!(
-        r#"SELECT (coalesce((SELECT sum(orca.in_line(l.id, $2)) FROM orca.lanes l WHERE l.namespace = $1), 0)
+        r#"SELECT (coalesce((SELECT sum(orca.in_line(l.id, $2)) FROM orca.lined x JOIN orca.lanes l ON l.id = x.lane
+                               WHERE l.namespace = $1), 0)
            + (SELECT coalesce(sum(g.open), 0) FROM orca.grants g JOIN orca.lanes l ON l.id = g.lane
               WHERE l.namespace = $1 AND g.open > 0)
            + (SELECT count(*) FROM orca.tasks WHERE state = 'scheduled' AND namespace = $1)

@@ -7,7 +7,7 @@ use uuid::Uuid;
 
 use super::millis;
 
-/// Roots of trees, with ids from `range`, that ended so long ago and that no open task depends on: it is to get their results.
+/// Roots of trees, with ids from `range`, the first first, that ended so long ago and that no open task depends on: it is to get their results.
 /// Locked, so that none comes to depend on them meanwhile; those that another coordinator works on are passed over.
 pub(crate) async fn old_roots(
     connection: &mut PgConnection,

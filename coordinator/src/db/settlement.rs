@@ -153,12 +153,13 @@ pub(crate) async fn ends(
     rows.into_iter().map(|row| Ok((TaskId(row.id), (word(&row.state, "tasks.state")?, row.reason)))).collect()
 }
 
-/// Waiting tasks with nothing open under them that no entry speaks of: there should be none. Notes the last of what is
+/// Waiting tasks, with tasks under them of which none is open, that no entry speaks of: there should be none. Notes the last of what is
 /// under them again, so that they are settled; answers how many. The settlement lock is held.
 pub(crate) async fn repair(connection: &mut PgConnection, most: i64) -> sqlx::Result<u64> {
     let done = sqlx::query!(
         r#"WITH stuck AS (
                SELECT p.id FROM orca.tasks p WHERE p.state = 'waiting' AND p.state IN ('blocked', 'waiting')
+                 AND EXISTS (SELECT FROM orca.tasks c WHERE c.parent = p.id)
                  AND NOT EXISTS (SELECT FROM orca.tasks c WHERE c.parent = p.id
                                  AND c.state IN ('blocked', 'scheduled', 'queued', 'waiting'))
                  AND NOT EXISTS (SELECT FROM orca.unsettled u JOIN orca.tasks c ON c.id = u.task
@@ -166,8 +167,7 @@ pub(crate) async fn repair(connection: &mut PgConnection, most: i64) -> sqlx::Re
                ORDER BY p.id LIMIT $1),
            fixed AS (UPDATE orca.tasks t SET open_children = 1 FROM stuck s WHERE t.id = s.id RETURNING t.id)
            INSERT INTO orca.unsettled (task, kind)
-           SELECT (SELECT c.id FROM orca.tasks c WHERE c.parent = f.id ORDER BY c.id DESC LIMIT 1), 'ended' FROM fixed f
-           WHERE EXISTS (SELECT FROM orca.tasks c WHERE c.parent = f.id)"#,
+           SELECT (SELECT c.id FROM orca.tasks c WHERE c.parent = f.id ORDER BY c.id DESC LIMIT 1), 'ended' FROM fixed f"#,
         most
     )
     .execute(connection)

@@ -29,6 +29,8 @@ pub(crate) use wake::run as look_over;
 const PERIOD: Duration = Duration::from_millis(500);
 /// How often lost signals are made up for.
 const SAFETY_NET: Duration = Duration::from_secs(1);
+/// Between two looks over the lanes, however often one is asked for: each is of all that waits.
+const GAP: Duration = Duration::from_millis(20);
 /// How often it is written down which nodes are here, at the least.
 const PRESENCE: Duration = Duration::from_secs(5);
 /// How often what was taken of the lines is removed.
@@ -98,6 +100,7 @@ async fn repeat(
             match period {
                 Period::Every(time) => tokio::time::sleep(time).await,
                 Period::Lanes => {
+                    tokio::time::sleep(GAP).await;
                     let _ = tokio::time::timeout(SAFETY_NET, app.0.signals.dropped.notified()).await;
                 }
                 Period::Settlement => {

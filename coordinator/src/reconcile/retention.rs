@@ -25,32 +25,44 @@ pub(crate) async fn run(app: &App) -> Result<(), Error> {
         let mut connection = app.0.pool.acquire().await?;
         partition::row_by_row(&mut connection, app.0.retention).await?
     };
-    for range in ranges {
-        while !app.0.shutdown.is_cancelled() && trees(app, range).await? > 0 {}
+    for (from, to) in ranges {
+        let mut next = Some(from);
+        while let Some(from) = next.filter(|_| !app.0.shutdown.is_cancelled()) {
+            next = trees(app, (from, to)).await?;
+        }
     }
     while !app.0.shutdown.is_cancelled() && rows(app).await? {}
     blobs(app).await
 }
 
-async fn trees(app: &App, range: (Uuid, Uuid)) -> Result<u64, Error> {
+/// Forgets some of the trees in a range; answers from where on there may be more. Those that must stay are passed over: else
+/// enough of them would hide all that are behind them.
+async fn trees(app: &App, range: (Uuid, Uuid)) -> Result<Option<Uuid>, Error> {
     let app = app.clone();
     app.clone()
         .spawned(async move {
             transaction!(app, |tx, _effects| {
                 let roots = retention::old_roots(tx, range, app.0.retention, TREES).await?;
-                if roots.is_empty() {
-                    return Ok(0);
-                }
+                let Some(last) = roots.last() else { return Ok(None) };
                 let ids = retention::deepest(tx, &roots, BATCH).await?;
-                if ids.is_empty() {
-                    return Ok(0);
+                if !ids.is_empty() {
+                    let forgotten = retention::forget(tx, &ids).await?;
+                    tracing::info!(tasks = forgotten, "forgot tasks that ended long ago");
                 }
-                let forgotten = retention::forget(tx, &ids).await?;
-                tracing::info!(tasks = forgotten, "forgot tasks that ended long ago");
-                Ok(forgotten)
+                // There may be more of these trees, or else more trees.
+                Ok(if full(ids.len(), BATCH) {
+                    Some(range.0)
+                } else {
+                    Some(Uuid::from_u128(last.as_u128().saturating_add(1)))
+                        .filter(|_| full(roots.len(), TREES))
+                })
             })
         })
         .await
+}
+
+fn full(count: usize, most: i64) -> bool {
+    i64::try_from(count).is_ok_and(|count| count >= most)
 }
 
 /// Answers whether there may be more.
@@ -67,7 +79,7 @@ async fn rows(app: &App) -> Result<bool, Error> {
                 if uploads + events + keys + nodes > 0 {
                     tracing::info!(uploads, events, keys, nodes, "forgot what was old");
                 }
-                let full = |count: u64, most: i64| i64::try_from(count).is_ok_and(|count| count >= most);
+                let full = |count: u64, most| usize::try_from(count).is_ok_and(|count| full(count, most));
                 Ok(full(uploads, BATCH) || full(events, EVENTS) || full(keys, BATCH))
             })
         })

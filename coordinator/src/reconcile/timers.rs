@@ -1,5 +1,8 @@
 //! Timers that went off: tasks that no node took in time, deadlines, waits for approval and signals that took too long.
 
+use std::collections::{HashMap, HashSet};
+
+use orca_proto::ids::TaskId;
 use orca_proto::spec::OnTimeout;
 use sqlx::PgConnection;
 
@@ -30,27 +33,42 @@ async fn turn(app: &App) -> Result<usize, Error> {
                     return Ok(0);
                 }
                 // Locked first, then asked again: a timer may have been set anew in between.
-                let mut ids: Vec<_> = found.iter().map(|timer| timer.task).collect();
-                ids.sort_unstable();
-                ids.dedup();
-                let mut locked = snapshot::lock(tx, &ids).await?;
-                for due in timer::take(tx, &found).await? {
-                    let Some(at) = locked.iter().position(|task| task.id == due.task) else { continue };
-                    let task = locked.swap_remove(at);
-                    if let Some(change) = went_off(tx, &task, &due).await? {
-                        tracing::info!(task.id = %task.id, timer = due.kind, task.state = %change.state, "a timer went off");
-                        effects.events = true;
-                        apply(tx, &[(task, change)], effects).await?;
-                        // More of its timers may be among these.
-                        locked.extend(snapshot::lock(tx, &[due.task]).await?);
-                    } else {
-                        locked.push(task);
+                let mut locked = lock(tx, &found).await?;
+                let mut taken = timer::take(tx, &found).await?;
+                while !taken.is_empty() {
+                    let (mut changes, mut changed, mut further) = (Vec::new(), HashSet::new(), Vec::new());
+                    for due in taken {
+                        if changed.contains(&due.task) {
+                            further.push(due);
+                            continue;
+                        }
+                        let Some(task) = locked.remove(&due.task) else { continue };
+                        if let Some(change) = went_off(tx, &task, &due).await? {
+                            tracing::info!(task.id = %task.id, timer = due.kind, task.state = %change.state, "a timer went off");
+                            changed.insert(task.id);
+                            changes.push((task, change));
+                        } else {
+                            locked.insert(task.id, task);
+                        }
                     }
+                    effects.events |= !changes.is_empty();
+                    apply(tx, &changes, effects).await?;
+                    // What is left is of tasks that the others have changed.
+                    locked = lock(tx, &further).await?;
+                    taken = further;
                 }
                 Ok(found.len())
             })
         })
         .await
+}
+
+async fn lock(connection: &mut PgConnection, timers: &[Due]) -> Result<HashMap<TaskId, Locked>, Error> {
+    let mut ids: Vec<_> = timers.iter().map(|timer| timer.task).collect();
+    ids.sort_unstable();
+    ids.dedup();
+    let locked = snapshot::lock(connection, &ids).await?;
+    Ok(locked.into_iter().map(|task| (task.id, task)).collect())
 }
 
 /// What a timer makes of its task; nothing where it has begun, or ended, meanwhile.

@@ -13,6 +13,10 @@ const ECHOES: [Duration; 2] = [Duration::from_millis(50), Duration::from_millis(
 /// Between two wake-ups, however many transactions write events meanwhile: each follower asks the database each time.
 const GAP: Duration = Duration::from_millis(20);
 
+/// How long nothing was granted of a lane until nothing is kept of it. Not at once: by what is kept, the next claim and the next
+/// look pass over what was there before, even where an old snapshot keeps all of that.
+const IDLE: Duration = Duration::from_secs(60);
+
 /// Looks which lanes have something in line, and wakes a claim for each.
 pub(crate) async fn run(app: &App) -> Result<(), Error> {
     let version = app.0.lines.version();
@@ -38,7 +42,7 @@ pub(crate) async fn presence(app: &App) -> Result<(), Error> {
 /// Removes what has been taken of the lines.
 pub(crate) async fn sweep(app: &App) -> Result<(), Error> {
     let mut connection = app.0.pool.acquire().await?;
-    queue::sweep(&mut connection).await?;
+    queue::sweep(&mut connection, IDLE).await?;
     Ok(())
 }
 

@@ -166,3 +166,19 @@ async fn a_deadline_that_makes_no_sense_is_refused() {
     }
     test.stop().await;
 }
+
+#[tokio::test]
+async fn timers_that_go_off_together_are_written_together() {
+    let test = TestApp::start().await;
+    let deadline = due(&test, task("t")).deadline;
+    test.fill(200, |n| NewTask { deadline, ..task(&format!("t{n}")) }).await;
+    test.advance(MINUTE * 2).await;
+    let (events, tasks): (i64, i64) = sqlx::query_as(
+        "SELECT count(*), coalesce(sum(cardinality(tasks)), 0)::bigint FROM orca.events WHERE state = 'expired'",
+    )
+    .fetch_one(&mut test.connection().await)
+    .await
+    .unwrap();
+    assert_eq!((events, tasks), (1, 200));
+    test.stop().await;
+}

@@ -1,6 +1,6 @@
 //! Which node is given what: shares by weight, time in line, labels, resources, preferences.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
 
 use futures_util::future::join_all;
@@ -12,10 +12,11 @@ use orca_proto::queue::{GroupSettings, QueueSettings};
 use orca_proto::spec::NewTask;
 use orca_proto::token::Access;
 use serde_json::json;
+use uuid::Uuid;
 
 use super::support::{SOON, TestApp, TestNode, parsed, principal, registration, task};
 
-fn labels(pairs: &[(&str, &str)]) -> std::collections::BTreeMap<String, String> {
+fn labels(pairs: &[(&str, &str)]) -> BTreeMap<String, String> {
     pairs.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect()
 }
 
@@ -177,5 +178,27 @@ async fn one_new_task_is_for_one_eligible_node_and_the_others_wait_on() {
     let takers: Vec<usize> = (0..6).filter(|n| granted[*n].iter().any(|grant| grant.task == id)).collect();
     assert_eq!((takers.len(), takers[0] % 2, granted.iter().flatten().count()), (1, 1, 1));
     nodes[takers[0]].succeed(&granted[takers[0]][0], json!(null)).await;
+    test.stop().await;
+}
+
+#[tokio::test]
+async fn as_many_and_as_long_labels_as_a_task_may_name_are_a_lane_like_any_other() {
+    let test = TestApp::start().await;
+    // Nothing that could be stored in less.
+    let random = || (0..4).map(|_| Uuid::now_v7().simple().to_string()).collect::<String>();
+    let many = || (0..16).map(|_| (random(), random())).collect::<BTreeMap<_, _>>();
+    let (requires, prefers) = (many(), many());
+    let spec = NewTask { requires: requires.clone(), prefers, key: None, ..task("t") };
+    let ids = [test.enqueue(spec.clone()).await, test.enqueue(spec).await];
+    let with: Vec<(&str, &str)> =
+        requires.iter().map(|(key, value)| (key.as_str(), value.as_str())).collect();
+    let node = labelled(&test, "w", &with).await;
+    let granted: Vec<_> = node.claim(5).await.into_iter().map(|grant| grant.task).collect();
+    assert_eq!(granted, ids);
+    let lanes: i64 = sqlx::query_scalar("SELECT count(*) FROM orca.lanes")
+        .fetch_one(&mut test.connection().await)
+        .await
+        .unwrap();
+    assert_eq!(lanes, 1);
     test.stop().await;
 }

@@ -1,5 +1,7 @@
 //! The stream of events: complete, in order, and never past one that commits late.
 
+use std::time::Duration;
+
 use orca_coordinator::app::{EventCursor, Principal};
 use orca_proto::event::EventKind;
 use orca_proto::task::State;
@@ -102,4 +104,24 @@ async fn every_state_and_attempt_of_a_task_is_told_in_order_and_only_to_its_name
     let rest = test.app.events_after(&test.operator(), Some(&place), Some(id), 100).await.unwrap();
     assert_eq!(rest, seen[3..]);
     test.stop().await;
+}
+
+#[tokio::test]
+async fn how_long_a_transaction_has_held_up_the_stream_is_told() {
+    let test = TestApp::start().await;
+    test.stop().await;
+    let mut long = test.connection().await;
+    sqlx::raw_sql("BEGIN; SELECT pg_current_xact_id()").execute(&mut long).await.unwrap();
+    test.enqueue(task("a")).await;
+    test.clock.advance(Duration::from_secs(30));
+    let held = test.app.queue_stats().await.unwrap().events_held;
+    assert!(held >= Duration::from_secs(30), "{held:?}");
+    sqlx::raw_sql("COMMIT").execute(&mut long).await.unwrap();
+    // Others of the server may hold it up for a moment.
+    let free = async {
+        while test.app.queue_stats().await.unwrap().events_held > Duration::ZERO {
+            test.app.events_changed().await;
+        }
+    };
+    tokio::time::timeout(SOON, free).await.unwrap();
 }

@@ -5,6 +5,7 @@ use orca_proto::problem::Kind;
 use orca_proto::spec::{NewTask, OnChildFailure};
 use orca_proto::task::{Cancellation, Outcome, State, Step};
 use serde_json::json;
+use sqlx::Connection;
 
 use super::support::{TestApp, after, goal, kind, lease, planned, success, task};
 
@@ -255,5 +256,45 @@ async fn a_plan_that_comes_after_the_cancel_is_not_inserted() {
     test.app.task_cancel(&test.operator(), id, Cancellation::default()).await.unwrap();
     assert_eq!(planner.plan(&grant, vec![task("a")]).await.unwrap().state, State::Cancelled);
     assert!(test.task(id).await.summary.children.is_empty());
+    test.stop().await;
+}
+
+#[tokio::test]
+async fn the_repair_of_goals_that_nobody_settled_leaves_one_without_children_as_it_is() {
+    let test = TestApp::start().await;
+    let (planner, worker) = (test.planner("p").await, test.worker("w").await);
+    let goals = [test.enqueue(goal("empty")).await, test.enqueue(goal("stuck")).await];
+    let mut finish = Vec::new();
+    for _ in goals {
+        planner.plan(&planner.claim_one().await, vec![task("a")]).await.unwrap();
+        worker.succeed(&worker.claim_one().await, json!(1)).await;
+        finish.push(planner.claim_one().await);
+    }
+    // That the last of what is under them ended is lost; of one, all that is under it as well.
+    let mut connection = test.connection().await;
+    let mut losing = connection.begin().await.unwrap();
+    sqlx::query("SELECT pg_advisory_xact_lock(7024430)").execute(&mut *losing).await.unwrap();
+    for grant in &finish {
+        planner.succeed(grant, json!(2)).await;
+    }
+    for statement in [
+        "DELETE FROM orca.unsettled WHERE $1::uuid IS NOT NULL",
+        "UPDATE orca.tasks SET open_children = 0 WHERE state = 'waiting' AND $1::uuid IS NOT NULL",
+        "DELETE FROM orca.tasks WHERE parent = $1",
+    ] {
+        sqlx::query(statement).bind(goals[0].0).execute(&mut *losing).await.unwrap();
+    }
+    losing.commit().await.unwrap();
+    test.reconcile().await;
+    let mut open = Vec::new();
+    for id in goals {
+        let row: (String, i32) = sqlx::query_as("SELECT state, open_children FROM orca.tasks WHERE id = $1")
+            .bind(id.0)
+            .fetch_one(&mut test.connection().await)
+            .await
+            .unwrap();
+        open.push(row);
+    }
+    assert_eq!(open, [("waiting".to_owned(), 0), ("succeeded".to_owned(), 0)]);
     test.stop().await;
 }

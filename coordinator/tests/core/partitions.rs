@@ -8,6 +8,7 @@ use orca_proto::problem::Kind;
 use orca_proto::spec::{Approval, NewTask};
 use orca_proto::task::{Cancellation, State};
 use serde_json::json;
+use sqlx::{Connection, PgConnection};
 use uuid::Uuid;
 
 use super::support::{RETENTION, TestApp, after, kind, lease, task};
@@ -180,4 +181,55 @@ async fn tasks_of_a_time_without_a_partition_are_removed_row_by_row() {
     test.advance(HOUR * 2).await;
     assert_eq!(kind(test.app.task_get(&test.operator(), id).await), Kind::NotFound);
     test.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_partition_on_which_somebody_is_about_to_depend_stays() {
+    let test = TestApp::start().await;
+    let needed = test.enqueue(task("needed")).await;
+    run_one(&test).await;
+    let late = test.enqueue(NewTask { approval: Some(Approval::default()), ..task("late") }).await;
+    let mut connection = test.connection().await;
+    // As if it had been enqueued a partition later.
+    let moved: Uuid =
+        sqlx::query_scalar("SELECT orca.id_at(max(starts) + interval '1 hour') FROM orca.partitions")
+            .fetch_one(&mut connection)
+            .await
+            .unwrap();
+    sqlx::query("UPDATE orca.tasks SET id = $1 WHERE id = $2")
+        .bind(moved)
+        .bind(late.0)
+        .execute(&mut connection)
+        .await
+        .unwrap();
+    let table = table_of(&test, needed).await;
+    test.clock.advance(OLD);
+    // What an enqueue does that names it: it is locked, and what depends on it written, and committed a while later.
+    let mut enqueue = connection.begin().await.unwrap();
+    for statement in [
+        "SELECT id FROM orca.tasks WHERE id = $1 AND id <> $2 FOR UPDATE",
+        "INSERT INTO orca.dependencies (task, needs, open) VALUES ($2, $1, false)",
+    ] {
+        sqlx::query(statement).bind(needed.0).bind(moved).execute(&mut *enqueue).await.unwrap();
+    }
+    let app = test.app.clone();
+    let dropping = tokio::spawn(async move { app.reconcile().await });
+    let mut watching = test.connection().await;
+    while !dropping.is_finished() && !waits_for_a_table(&mut watching).await {
+        tokio::task::yield_now().await;
+    }
+    enqueue.commit().await.unwrap();
+    dropping.await.unwrap().unwrap();
+    assert_eq!((test.state(needed).await, exists(&test, &table).await), (State::Succeeded, true));
+    test.stop().await;
+}
+
+async fn waits_for_a_table(connection: &mut PgConnection) -> bool {
+    sqlx::query_scalar(
+        "SELECT EXISTS (SELECT FROM pg_locks l JOIN pg_database d ON d.oid = l.database
+                        WHERE d.datname = current_database() AND l.locktype = 'relation' AND NOT l.granted)",
+    )
+    .fetch_one(connection)
+    .await
+    .unwrap()
 }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use orca_proto::problem::Kind;
-use orca_proto::spec::{InputArtifact, NewTask};
+use orca_proto::spec::{Approval, InputArtifact, NewTask};
 use orca_proto::task::State;
 use serde_json::json;
 
@@ -102,5 +102,37 @@ async fn what_is_open_or_still_used_stays_however_old() {
     let mut text = String::new();
     tokio::io::AsyncReadExt::read_to_string(&mut file, &mut text).await.unwrap();
     assert_eq!(text, "same");
+    test.stop().await;
+}
+
+#[tokio::test]
+async fn trees_that_must_stay_do_not_keep_those_behind_them_from_being_forgotten() {
+    // As many as are looked at in one turn.
+    const STAY: usize = 200;
+    let test = TestApp::start().await;
+    let node = test.worker("w").await;
+    test.fill(STAY + 1, |n| task(&format!("root{n}"))).await;
+    let roots = node.claim(1_000).await;
+    assert_eq!(roots.len(), STAY + 1);
+    for grant in &roots {
+        node.succeed(grant, json!(null)).await;
+    }
+    let approval = Some(Approval::default());
+    test.fill(STAY, |n| NewTask { approval: approval.clone(), ..task(&format!("under{n}")) }).await;
+    // As if the first ones had spawned them.
+    sqlx::query(
+        "UPDATE orca.tasks t SET parent = r.id
+         FROM (SELECT task AS id, row_number() OVER (ORDER BY task) AS place FROM orca.done) AS r,
+              (SELECT id, row_number() OVER (ORDER BY id) AS place FROM orca.tasks WHERE state = 'blocked') AS c
+         WHERE t.id = c.id AND r.place = c.place",
+    )
+    .execute(&mut test.connection().await)
+    .await
+    .unwrap();
+    test.advance(RETENTION + WIDTH + HOUR).await;
+    let mut ids: Vec<_> = roots.iter().map(|grant| grant.task).collect();
+    ids.sort_unstable();
+    assert_eq!(test.state(ids[0]).await, State::Succeeded);
+    assert_eq!(kind(test.app.task_get(&test.operator(), ids[STAY]).await), Kind::NotFound);
     test.stop().await;
 }

@@ -440,3 +440,33 @@ async fn schedules_are_listed_by_name_in_pages_and_stay_behind_their_namespaces_
     assert!(test.schedule("b").await.paused.is_none());
     test.stop().await;
 }
+
+#[tokio::test]
+async fn a_schedule_for_which_the_database_always_lacks_something_holds_up_no_other() {
+    let test = TestApp::start().await;
+    let (spec, _) = daily(Overlap::Queue);
+    for name in ["first", "second"] {
+        test.set(name, &spec).await;
+    }
+    test.execute("UPDATE orca.schedules SET next_at = next_at - interval '1 minute' WHERE name = 'first'")
+        .await;
+    test.execute(
+        "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS
+         $$ BEGIN RAISE 'too much' USING ERRCODE = '57014'; END $$",
+    )
+    .await;
+    test.execute(
+        "CREATE TRIGGER refuse BEFORE INSERT ON orca.tasks FOR EACH ROW WHEN (NEW.schedule = 'first')
+         EXECUTE FUNCTION refuse()",
+    )
+    .await;
+    test.pass(HOUR * 2).await;
+    let tasks = test.tasks().await;
+    assert_eq!(tasks.len(), 1);
+    assert_eq!(test.schedule("second").await.last.map(|last| last.task), Some(tasks[0].id));
+    // It is tried again, and runs once it can.
+    test.execute("DROP TRIGGER refuse ON orca.tasks").await;
+    test.pass(Duration::from_secs(60)).await;
+    assert_eq!(test.tasks().await.len(), 2);
+    test.stop().await;
+}

@@ -44,7 +44,8 @@ impl App {
     /// Looks at the schedule that has been due longest; answers whether there was one.
     ///
     /// # Errors
-    /// The database's. A run that is refused is tried again a while later, and given up once it is too old.
+    /// The database's, where it is away. A run that is refused, or for which it lacks something, is tried again a while later, so
+    /// that no schedule holds up the others, and given up once it is too old.
     pub(crate) async fn schedule_turn(&self) -> Result<bool, Error> {
         let app = self.clone();
         self.spawned(async move {
@@ -59,7 +60,7 @@ impl App {
                         *effects = told;
                     }
                     // Not this schedule's fault: all is undone, and done again.
-                    Err(error) if error.problem().kind == Kind::Unavailable => return Err(error),
+                    Err(error) if error.is_contention() || error.is_away() => return Err(error),
                     Err(error) => {
                         attempt.rollback().await?;
                         let (schedule, namespace) = (&stored.name, &stored.namespace);
