@@ -17,6 +17,7 @@ mod idempotency;
 mod inbox;
 mod large;
 mod limits;
+mod locks;
 mod model;
 mod nodes;
 mod partitions;
