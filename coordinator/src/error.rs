@@ -19,6 +19,9 @@ pub enum Error {
     /// The artifact store failed.
     #[error("the artifact store failed: {0}")]
     Storage(&'static str, #[source] io::Error),
+    /// What had been looked at was changed by others before it could be kept as it was.
+    #[error("others changed at the same moment what this is about")]
+    Overtaken,
     /// Something that must always hold did not.
     #[error("an internal rule was broken: {0}")]
     Internal(String),
@@ -99,6 +102,10 @@ impl Error {
         match self {
             Self::Refused(problem) => Problem::clone(problem),
             Self::Unavailable(detail) => Problem::new(Kind::Unavailable, *detail),
+            Self::Overtaken => Problem::new(
+                Kind::Unavailable,
+                "others changed at the same moment what this is about; try again",
+            ),
             Self::Database(error) => database_problem(error),
             Self::Storage(..) | Self::Internal(_) => {
                 Problem::new(Kind::Internal, "the request id is in the coordinator's log, with the cause")
@@ -106,12 +113,17 @@ impl Error {
         }
     }
 
-    /// Whether the same request may succeed when tried again at once: the database gave up one of several transactions
-    /// that were in each other's way.
+    /// Whether the same request may succeed when tried again at once: one of several transactions that were in each other's
+    /// way was given up.
     #[must_use]
     pub fn is_contention(&self) -> bool {
-        matches!(self, Self::Database(sqlx::Error::Database(error))
-            if matches!(error.code().as_deref(), Some("40001" | "40P01")))
+        match self {
+            Self::Overtaken => true,
+            Self::Database(sqlx::Error::Database(error)) => {
+                matches!(error.code().as_deref(), Some("40001" | "40P01"))
+            }
+            _ => false,
+        }
     }
 
     /// Whether nothing can be done now, whatever it is: the database is not reached, or this process is going down.

@@ -22,7 +22,7 @@ use super::transaction::transaction;
 use super::{App, Error, Principal, quota};
 use crate::db::apply::apply;
 use crate::db::snapshot::{self, Locked};
-use crate::db::{artifact, attempt, dependency, event, from_json, insert, lease, log, to_json, word};
+use crate::db::{artifact, attempt, dependency, event, from_json, insert, lease, log, task, to_json, word};
 use crate::lifecycle::{Event, transition};
 use crate::sabotage::{Guard, without};
 
@@ -95,6 +95,8 @@ impl App {
         self.spawned(async move {
             let text = to_json(&progress)?;
             transaction!(app, |tx, effects| {
+                // It is written to, and tasks come before the grants that hold them.
+                task::lock_row(tx, &who.namespace, lease.task).await?;
                 hold(tx, &who, lease).await?;
                 effects.events = event::progress(tx, lease, &text).await?;
                 Ok(())
@@ -118,33 +120,19 @@ impl App {
         let (app, who) = (self.clone(), who.clone());
         let ack = self
             .spawned(async move {
-                transaction!(app, |tx, _effects| {
+                let shared = transaction!(app, |tx, _effects| {
                     hold(tx, &who, lease).await?;
-                    let mut extent = log::lock_extent(tx, lease).await?.ok_or_else(Error::lease_lost)?;
-                    let (mut taken, before) = (Vec::new(), extent.dropped);
-                    for line in &lines.lines {
-                        if line.seq < extent.next {
-                            continue;
-                        }
-                        if line.seq > extent.next && !without(Guard::LogContiguity) {
-                            break;
-                        }
-                        extent.next = line.seq + 1;
-                        let size = i64::try_from(line.text.len() + LINE_OVERHEAD).unwrap_or(i64::MAX);
-                        if extent.dropped > 0 || extent.bytes + size > limits::LOG_BYTES_PER_ATTEMPT {
-                            extent.dropped += 1;
-                        } else {
-                            extent.bytes += size;
-                            taken.push(line.clone());
-                        }
-                    }
-                    log::append(tx, lease, &taken, &extent).await?;
-                    if extent.dropped > 0 && before == 0 {
-                        // Its end must tell how many there were.
-                        lease::make_special(tx, &[lease]).await?;
-                    }
-                    Ok(LogAck { next_seq: extent.next })
-                })
+                    append(tx, lease, &lines.lines, false).await
+                })?;
+                if let Some(ack) = shared {
+                    return Ok(ack);
+                }
+                let alone = transaction!(app, |tx, _effects| {
+                    lease::lock_holding(tx, &[(lease.task.0, lease.token.0)].into()).await?;
+                    hold(tx, &who, lease).await?;
+                    append(tx, lease, &lines.lines, true).await
+                })?;
+                alone.ok_or_else(|| Error::Internal("a grant that is locked is not".to_owned()))
             })
             .await?;
         self.0.signals.wake_log(lease.task);
@@ -271,6 +259,42 @@ fn dependency_of(
         result: task.result.as_deref().map(|text| from_json(text, "tasks.result")).transpose()?,
         artifacts: kept.unwrap_or_default(),
     })
+}
+
+/// Appends those lines that go on where the log ends. With the first that is dropped the attempt's end has more to tell, which
+/// is noted in its grant: nothing is done then unless that is held `alone`, for two that share it could not both write to it.
+async fn append(
+    connection: &mut PgConnection,
+    lease: LeaseRef,
+    lines: &[LogLine],
+    alone: bool,
+) -> Result<Option<LogAck>, Error> {
+    let mut extent = log::lock_extent(connection, lease).await?.ok_or_else(Error::lease_lost)?;
+    let (mut taken, before) = (Vec::new(), extent.dropped);
+    for line in lines {
+        if line.seq < extent.next {
+            continue;
+        }
+        if line.seq > extent.next && !without(Guard::LogContiguity) {
+            break;
+        }
+        extent.next = line.seq + 1;
+        let size = i64::try_from(line.text.len() + LINE_OVERHEAD).unwrap_or(i64::MAX);
+        if extent.dropped > 0 || extent.bytes + size > limits::LOG_BYTES_PER_ATTEMPT {
+            extent.dropped += 1;
+        } else {
+            extent.bytes += size;
+            taken.push(line.clone());
+        }
+    }
+    if extent.dropped > 0 && before == 0 {
+        if !alone {
+            return Ok(None);
+        }
+        lease::make_special(connection, &[lease]).await?;
+    }
+    log::append(connection, lease, &taken, &extent).await?;
+    Ok(Some(LogAck { next_seq: extent.next }))
 }
 
 fn check_lines(lines: &[LogLine]) -> Result<(), Error> {

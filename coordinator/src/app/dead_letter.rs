@@ -18,7 +18,7 @@ use uuid::Uuid;
 
 use super::check::Check;
 use super::enqueue::operator_key;
-use super::graph::{Place, prepare};
+use super::graph::{Place, prepare_again};
 use super::task::PAGE;
 use super::transaction::transaction;
 use super::{App, Error, Principal, quota};
@@ -196,7 +196,8 @@ impl App {
         }
         let ids: Vec<TaskId> = old.iter().map(|_| TaskId::new()).collect();
         let place = Place { lines: &self.0.lines, namespace, parent: None, listed: true };
-        let mut planned = prepare(connection, &place, &ids, specs, &graph).await?;
+        let ended: Vec<TaskId> = old.iter().copied().map(TaskId).collect();
+        let mut planned = prepare_again(connection, &place, &ended, &ids, specs, &graph).await?;
         let retried: std::collections::HashMap<TaskId, Uuid> =
             ids.into_iter().zip(old.iter().copied()).collect();
         for task in &mut planned.tasks {

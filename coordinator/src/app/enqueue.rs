@@ -17,7 +17,7 @@ use sqlx::PgConnection;
 use super::check::{Check, aside, graph_problem};
 use super::dead_letter::once_more;
 use super::gather::is_simple;
-use super::graph::{Place, Planned, check_dates, make_lanes, prepare, same_lane};
+use super::graph::{Place, Planned, check_dates, make_lanes, prepare_again, same_lane};
 use super::lines::lane_of;
 use super::transaction::transaction;
 use super::{App, Error, Principal, quota};
@@ -190,7 +190,8 @@ impl App {
                         return Ok(Enqueued::from(before));
                     }
                     let place = Place { lines: &app.0.lines, namespace: &namespace, parent: None, listed };
-                    let mut planned = prepare(tx, &place, &ids, tasks.clone(), &graph).await?;
+                    let mut planned =
+                        prepare_again(tx, &place, retry_of.as_slice(), &ids, tasks.clone(), &graph).await?;
                     amend(tx, &namespace, key.as_ref(), &planned).await?;
                     if let Some(old) = retry_of {
                         planned.tasks.iter_mut().for_each(|task| task.retry_of = retry_of);

@@ -17,7 +17,7 @@ use super::lines::{Lines, lane_of};
 use super::{quota, unique};
 use crate::db::dependency::Target;
 use crate::db::insert::Prepared;
-use crate::db::snapshot::Locked;
+use crate::db::snapshot::{self, Locked};
 use crate::db::{artifact, dependency, lane, session};
 use crate::dispatch::LaneKey;
 use crate::lifecycle::{Event, Open, SKIPPED_FOR, Snapshot, transition};
@@ -88,11 +88,36 @@ pub(crate) async fn prepare(
     tasks: Vec<NewTask>,
     graph: &Graph,
 ) -> Result<Planned, Error> {
-    if tasks.iter().all(|task| task.unique.is_none()) {
+    prepare_again(connection, place, &[], ids, tasks, graph).await
+}
+
+/// The same for tasks that stand for others, which have ended and will be written to: those are locked with what the new
+/// ones depend on.
+///
+/// # Errors
+/// As [`prepare`].
+pub(crate) async fn prepare_again(
+    connection: &mut PgConnection,
+    place: &Place<'_>,
+    ended: &[TaskId],
+    ids: &[TaskId],
+    tasks: Vec<NewTask>,
+    graph: &Graph,
+) -> Result<Planned, Error> {
+    if ended.is_empty() && tasks.iter().all(|task| task.unique.is_none()) {
         let tasks = decide(connection, place, ids, tasks, graph).await?;
         return Ok(Planned { ids: ids.to_vec(), existing: Vec::new(), tasks });
     }
-    let fresh = unique::fresh(connection, place.namespace, ids, tasks, graph).await?;
+    // Keys come after tasks: so what holds them now, as far as it must be kept from ending, is locked before they are.
+    let wanted = unique::wanted(ids, &tasks);
+    let mut near = unique::near(connection, place.namespace, &wanted, &tasks, graph).await?;
+    near.extend(ended);
+    let near: Vec<TaskId> = near.into_iter().collect();
+    snapshot::lock(connection, &near).await?;
+    let fresh = unique::fresh(connection, place.namespace, ids, tasks, graph, &wanted).await?;
+    if fresh.graph.outside.iter().flatten().any(|id| near.binary_search(id).is_err()) {
+        return Err(Error::Overtaken);
+    }
     let tasks = decide(connection, place, &fresh.kept_ids, fresh.tasks, &fresh.graph).await?;
     Ok(Planned { ids: fresh.ids, existing: fresh.existing, tasks })
 }
@@ -110,8 +135,9 @@ async fn decide(
         return Err(Error::field(place.pointer(0, ""), detail));
     }
     let now = session::now(connection).await?;
-    let lanes = lanes(connection, place, &tasks).await?;
     let targets = outside(connection, place, &tasks, graph).await?;
+    // After the tasks: lanes that are not there yet are made under the lock of the namespace's quota.
+    let lanes = lanes(connection, place, &tasks).await?;
     artifacts(connection, place, &tasks).await?;
     let mut prepared = Vec::with_capacity(tasks.len());
     for (index, spec) in tasks.into_iter().enumerate() {

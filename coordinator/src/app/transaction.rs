@@ -27,7 +27,7 @@ macro_rules! transaction {
                 async { $body }.await
             };
             let ended = match result {
-                Ok(value) => $app.commit(begun, effects).await.map(|()| value),
+                Ok(value) => $app.conclude(begun, effects).await.map(|()| value),
                 Err(error) => {
                     // An error of the rollback changes nothing: the connection is closed then, and so is the transaction.
                     let _ = begun.rollback().await;
@@ -80,12 +80,13 @@ impl App {
         Ok(self.0.pool.begin().await?)
     }
 
-    /// Commits, and tells what came of it.
-    pub(crate) async fn commit(
+    /// Does what comes last, commits, and tells what came of it.
+    pub(crate) async fn conclude(
         &self,
-        transaction: Transaction<'static, Postgres>,
-        effects: Effects,
+        mut transaction: Transaction<'static, Postgres>,
+        mut effects: Effects,
     ) -> Result<(), Error> {
+        effects.conclude(&mut transaction).await?;
         transaction.commit().await?;
         self.learn_bounds(&effects).await;
         self.publish(&effects);

@@ -1,7 +1,7 @@
 //! Unique keys at enqueueing: a task whose key another open task holds is not enqueued; that other one stands in for it, also
 //! for those that were to depend on it.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap, HashSet};
 
 use orca_proto::ids::TaskId;
 use orca_proto::plan::Graph;
@@ -26,6 +26,43 @@ pub(crate) struct Fresh {
     pub(crate) graph: Graph,
 }
 
+/// The keys that these tasks are to have. Of several in one list the first has the key.
+pub(crate) fn wanted(ids: &[TaskId], tasks: &[NewTask]) -> Vec<Wanted> {
+    let mut wanted: Vec<Wanted> = tasks
+        .iter()
+        .zip(ids)
+        .filter_map(|(task, id)| {
+            let unique = task.unique.as_ref()?;
+            Some(Wanted { key: unique.key.clone(), task: *id, queued: unique.r#while == UniqueWhile::Queued })
+        })
+        .collect();
+    let mut seen = HashSet::new();
+    wanted.retain(|wanted| seen.insert(wanted.key.clone()));
+    wanted
+}
+
+/// What must be locked before these keys are taken: what the tasks are to depend on, as far as it is not among them, and so
+/// what has the keys of those that they name.
+pub(crate) async fn near(
+    connection: &mut PgConnection,
+    namespace: &str,
+    wanted: &[Wanted],
+    tasks: &[NewTask],
+    graph: &Graph,
+) -> Result<BTreeSet<TaskId>, Error> {
+    let keys: Vec<String> = wanted.iter().map(|wanted| wanted.key.clone()).collect();
+    let holders = unique::holders(connection, namespace, &keys).await?;
+    let mut near: BTreeSet<TaskId> = graph.outside.iter().flatten().copied().collect();
+    let needed = graph.inside.iter().flatten().filter_map(|position| tasks.get(*position));
+    let keys = needed.filter_map(|task| task.unique.as_ref()).map(|unique| &unique.key);
+    near.extend(keys.filter_map(|key| holders.get(key)).map(|(task, _)| task));
+    if wanted.len() > 1 {
+        // Claims give keys back lane by lane, whatever the order of the keys: the heads of the lanes keep them away.
+        near.extend(holders.values().filter(|(_, queued)| *queued).map(|(task, _)| task));
+    }
+    Ok(near)
+}
+
 /// Takes the unique keys of these tasks.
 ///
 /// # Errors
@@ -36,19 +73,9 @@ pub(crate) async fn fresh(
     ids: &[TaskId],
     tasks: Vec<NewTask>,
     graph: &Graph,
+    wanted: &[Wanted],
 ) -> Result<Fresh, Error> {
-    let mut wanted: Vec<Wanted> = tasks
-        .iter()
-        .zip(ids)
-        .filter_map(|(task, id)| {
-            let unique = task.unique.as_ref()?;
-            Some(Wanted { key: unique.key.clone(), task: *id, queued: unique.r#while == UniqueWhile::Queued })
-        })
-        .collect();
-    // Of several in one list the first has the key.
-    let mut seen = std::collections::HashSet::new();
-    wanted.retain(|wanted| seen.insert(wanted.key.clone()));
-    let mut owners = unique::take(connection, namespace, &wanted).await?;
+    let mut owners = unique::take(connection, namespace, wanted).await?;
     if without(Guard::UniqueKey) {
         owners.clear();
     }

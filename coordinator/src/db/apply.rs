@@ -39,6 +39,18 @@ pub(crate) struct Effects {
     pub(crate) signalled: Vec<TaskId>,
     /// Tasks whose log is complete.
     pub(crate) ended: Vec<TaskId>,
+    /// What is done last of all in the transaction: see [`Effects::conclude`].
+    pub(crate) last: Last,
+}
+
+/// Changes that take locks which come after all others.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Last {
+    /// Tasks that came in line, in this order, and their lanes.
+    ids: Vec<Uuid>,
+    lanes: Vec<i32>,
+    /// Tasks that ended and have unique keys.
+    freed: Vec<Uuid>,
 }
 
 impl Effects {
@@ -53,6 +65,27 @@ impl Effects {
             state if state.is_terminal() => self.ended.push(id),
             _ => {}
         }
+    }
+
+    /// Puts a task in line when the transaction ends.
+    pub(crate) fn line_up(&mut self, lane: i32, id: Uuid) {
+        self.last.lanes.push(lane);
+        self.last.ids.push(id);
+    }
+
+    /// Does what was put off to the end of the transaction: gives back the unique keys of what ended, and puts in line what
+    /// became ready, each in one order. Whoever waits for one of these locks, which come last, so waits for somebody who
+    /// waits for nothing but such.
+    pub(crate) async fn conclude(&mut self, connection: &mut PgConnection) -> sqlx::Result<()> {
+        self.free_keys(connection).await?;
+        let Last { ids, lanes, .. } = std::mem::take(&mut self.last);
+        if ids.is_empty() { Ok(()) } else { super::queue::line_up(connection, &lanes, &ids).await }
+    }
+
+    /// Gives back the unique keys of what ended by now, where the same transaction goes on to take them.
+    pub(crate) async fn free_keys(&mut self, connection: &mut PgConnection) -> sqlx::Result<()> {
+        let freed = std::mem::take(&mut self.last.freed);
+        if freed.is_empty() { Ok(()) } else { super::unique::free(connection, &freed).await }
     }
 }
 
@@ -83,15 +116,15 @@ pub(crate) async fn apply(
         close_attempts(connection, chunk).await?;
         move_leases(connection, chunk, effects).await?;
         tell(connection, chunk, effects).await?;
-        free(connection, chunk).await?;
-        line_up(connection, chunk, effects).await?;
+        wait_anew(connection, chunk, effects).await?;
+        put_off(chunk, effects);
     }
     Ok(())
 }
 
-/// Whether the attempt that ran goes on.
-fn left_running(task: &Locked, change: &Change) -> bool {
-    task.snapshot.state == State::Running && change.state != State::Running
+/// Whether an attempt ended and another is to follow.
+fn goes_again(task: &Locked, change: &Change) -> bool {
+    task.snapshot.state == State::Running && matches!(change.state, State::Ready | State::Scheduled)
 }
 
 async fn write_tasks(connection: &mut PgConnection, chunk: &[(Locked, Change)]) -> sqlx::Result<()> {
@@ -105,12 +138,9 @@ async fn write_tasks(connection: &mut PgConnection, chunk: &[(Locked, Change)]) 
     let gates: Vec<i32> = chunk.iter().map(|(_, c)| c.open_gates).collect();
     let children: Vec<i32> = chunk.iter().map(|(_, c)| c.open_children).collect();
     // Another attempt does not answer for what an earlier one spawned.
-    let again = |task: &Locked, c: &Change| {
-        left_running(task, c) && matches!(c.state, State::Ready | State::Scheduled)
-    };
     let failures: Vec<Option<String>> =
-        chunk.iter().map(|(t, c)| c.child_failure.clone().filter(|_| !again(t, c))).collect();
-    let agains: Vec<bool> = chunk.iter().map(|(t, c)| again(t, c)).collect();
+        chunk.iter().map(|(t, c)| c.child_failure.clone().filter(|_| !goes_again(t, c))).collect();
+    let agains: Vec<bool> = chunk.iter().map(|(t, c)| goes_again(t, c)).collect();
     let cancels: Vec<bool> = chunk.iter().map(|(_, c)| c.cancel_requested).collect();
     let backoffs: Vec<Option<i64>> = chunk.iter().map(|(_, c)| c.backoff.map(millis)).collect();
     let outcomes =
@@ -200,38 +230,46 @@ async fn move_leases(
     Ok(())
 }
 
-async fn line_up(
+/// Sets the timers of what waits for a node, or for its next attempt, from now on.
+async fn wait_anew(
     connection: &mut PgConnection,
     chunk: &[(Locked, Change)],
     effects: &mut Effects,
 ) -> sqlx::Result<()> {
-    let into_ready = |(task, change): &&(Locked, Change)| {
-        task.snapshot.state != State::Ready && change.state == State::Ready
-    };
-    let entering: Vec<&(Locked, Change)> = chunk.iter().filter(into_ready).collect();
-    if entering.is_empty() {
-        return Ok(());
-    }
-    let ids: Vec<Uuid> = entering.iter().map(|(task, _)| task.id.0).collect();
-    let lanes: Vec<i32> = entering.iter().map(|(task, _)| task.lane).collect();
-    let timed: Vec<Uuid> = entering
+    let starting: Vec<Uuid> = chunk
         .iter()
-        .filter(|(task, _)| task.schedule_to_start_ms.is_some())
+        .filter(|(task, change)| comes_in_line(task, change) && task.schedule_to_start_ms.is_some())
         .map(|(task, _)| task.id.0)
         .collect();
-    effects.scheduled |= !timed.is_empty();
-    super::timer::set_start(connection, &timed).await?;
-    super::queue::line_up(connection, &lanes, &ids).await
+    if !starting.is_empty() {
+        effects.scheduled = true;
+        super::timer::set_start(connection, &starting).await?;
+    }
+    let limited: Vec<Uuid> = chunk
+        .iter()
+        .filter(|(task, c)| task.limited && goes_again(task, c))
+        .map(|(task, _)| task.id.0)
+        .collect();
+    if !limited.is_empty() {
+        effects.scheduled = true;
+        super::timer::keep_deadlines(connection, &limited).await?;
+    }
+    Ok(())
 }
 
-/// Gives back what ended tasks held: unique keys.
-async fn free(connection: &mut PgConnection, chunk: &[(Locked, Change)]) -> sqlx::Result<()> {
-    let ended: Vec<Uuid> = chunk
-        .iter()
-        .filter(|(task, change)| change.state.is_terminal() && task.unique)
-        .map(|(task, _)| task.id.0)
-        .collect();
-    if ended.is_empty() { Ok(()) } else { super::unique::free(connection, &ended).await }
+fn comes_in_line(task: &Locked, change: &Change) -> bool {
+    task.snapshot.state != State::Ready && change.state == State::Ready
+}
+
+fn put_off(chunk: &[(Locked, Change)], effects: &mut Effects) {
+    for (task, change) in chunk {
+        if comes_in_line(task, change) {
+            effects.line_up(task.lane, task.id.0);
+        }
+        if change.state.is_terminal() && task.unique {
+            effects.last.freed.push(task.id.0);
+        }
+    }
 }
 
 async fn close_attempts(connection: &mut PgConnection, chunk: &[(Locked, Change)]) -> sqlx::Result<()> {

@@ -170,7 +170,8 @@ impl Columns {
     }
 }
 
-/// Writes tasks with their dependencies, gates, timers, places in line and events.
+/// Writes tasks with their dependencies, gates, timers, places in line and events. It is the last thing that its transaction
+/// locks anything for: tasks without anything to them come in line at once.
 pub(crate) async fn tasks(
     connection: &mut PgConnection,
     namespace: &str,
@@ -212,9 +213,11 @@ pub(crate) async fn tasks(
         // Born skipped: the unique key that it took is nobody's.
         super::unique::free(connection, &ended).await?;
     }
-    let ready = || tasks.iter().filter(|task| task.state == State::Ready);
-    let (lanes, ids): (Vec<i32>, Vec<Uuid>) = ready().map(|task| (task.lane, task.id.0)).unzip();
-    if ids.is_empty() { Ok(()) } else { super::queue::line_up(connection, &lanes, &ids).await }
+    tasks
+        .iter()
+        .filter(|task| task.state == State::Ready)
+        .for_each(|task| effects.line_up(task.lane, task.id.0));
+    Ok(())
 }
 
 /// Gates and timers.

@@ -1,6 +1,6 @@
 //! Leases: held, renewed, taken away. They are kept by grant: what a node took in one go, under one fencing token.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::time::Duration;
 
 use orca_proto::ids::{FencingToken, NodeId, TaskId};
@@ -70,18 +70,17 @@ pub(crate) struct Held {
     pub(crate) granted_at: Time,
 }
 
-/// Locks the grants that hold any of these tasks, which are all of these lanes; answers for each task that is in one the
-/// grant. Those that have succeeded meanwhile are among them.
-pub(crate) async fn lock_of(
+/// The tokens of the grants that hold these tasks, which are all of these lanes. Locks nothing; but a task whose row is locked
+/// stays under its token until it ends. Those that have succeeded are among them.
+pub(crate) async fn tokens_of(
     connection: &mut PgConnection,
     lanes: &[i32],
     tasks: &[Uuid],
-) -> sqlx::Result<BTreeMap<Uuid, Held>> {
+) -> sqlx::Result<BTreeMap<Uuid, i64>> {
     // To compare arrays of hundreds with one of thousands takes longer than to look through all that is running.
     let few = tasks.len() <= 200;
     let rows = sqlx::query!(
-        r#"SELECT token, node, node_name, granted_at AS "granted_at: Time", tasks FROM orca.grants
-           WHERE lane = ANY($1) AND open > 0 AND (NOT $3 OR tasks && $2) ORDER BY token, part FOR UPDATE"#,
+        "SELECT token, tasks FROM orca.grants WHERE lane = ANY($1) AND open > 0 AND (NOT $3 OR tasks && $2)",
         lanes,
         tasks,
         few
@@ -89,19 +88,58 @@ pub(crate) async fn lock_of(
     .fetch_all(connection)
     .await?;
     let wanted: HashSet<Uuid> = tasks.iter().copied().collect();
-    let mut held = BTreeMap::new();
+    let mut tokens = BTreeMap::<Uuid, i64>::new();
     for row in rows {
-        let grant = Held {
-            token: row.token,
-            node: NodeId(row.node),
-            node_name: row.node_name,
-            granted_at: row.granted_at,
-        };
         for task in row.tasks.into_iter().filter(|task| wanted.contains(task)) {
-            held.insert(task, grant.clone());
+            let token = tokens.entry(task).or_insert(row.token);
+            *token = row.token.max(*token);
         }
     }
-    Ok(held)
+    Ok(tokens)
+}
+
+/// Locks the grants under these tokens, which hold these tasks; answers for each task that still is in one the grant.
+///
+/// All parts of a grant are locked, by their order and whatever is left in them, as everybody does who locks several: so a
+/// part that is set aside meanwhile can be locked after others without anybody waiting in a circle.
+pub(crate) async fn lock_holding(
+    connection: &mut PgConnection,
+    holding: &BTreeMap<Uuid, i64>,
+) -> sqlx::Result<BTreeMap<Uuid, Held>> {
+    let tokens: Vec<i64> = holding.values().copied().collect::<BTreeSet<i64>>().into_iter().collect();
+    loop {
+        let rows = sqlx::query!(
+            r#"SELECT token, node, node_name, granted_at AS "granted_at: Time", tasks FROM orca.grants
+               WHERE token = ANY($1) ORDER BY token, part FOR UPDATE"#,
+            &tokens
+        )
+        .fetch_all(&mut *connection)
+        .await?;
+        let (parts, mut held) = (rows.len(), BTreeMap::new());
+        for row in rows {
+            let grant = Held {
+                token: row.token,
+                node: NodeId(row.node),
+                node_name: row.node_name,
+                granted_at: row.granted_at,
+            };
+            for task in row.tasks.into_iter().filter(|task| holding.get(task) == Some(&row.token)) {
+                held.insert(task, grant.clone());
+            }
+        }
+        // A renewal that was waited for may have set some of them aside, in a part that is not locked then.
+        if held.len() == holding.len() || parts >= count_parts(connection, &tokens).await? {
+            return Ok(held);
+        }
+    }
+}
+
+async fn count_parts(connection: &mut PgConnection, tokens: &[i64]) -> sqlx::Result<usize> {
+    let count =
+        sqlx::query_scalar!(r#"SELECT count(*) AS "count!" FROM orca.grants WHERE token = ANY($1)"#, tokens)
+            .fetch_one(connection)
+            .await?;
+    Ok(usize::try_from(count).unwrap_or_default())
 }
 
 /// Locks the heads of these lanes until the transaction ends: nothing is granted of them meanwhile.
@@ -114,6 +152,7 @@ struct Renewing {
     token: i64,
     part: i16,
     tasks: Vec<Uuid>,
+    stands: bool,
 }
 
 /// Renews those of these leases that the node still holds; answers them, each with whether it is to be cancelled. What the
@@ -131,16 +170,16 @@ pub(crate) async fn renew(
     tokens.sort_unstable();
     tokens.dedup();
     let named: HashSet<LeaseRef> = leases.iter().copied().collect();
-    let grants = sqlx::query_as!(
+    let mut grants = sqlx::query_as!(
         Renewing,
-        r#"SELECT token, part, tasks FROM orca.grants
-           WHERE node = $1 AND token = ANY($2) AND open > 0 AND expires_at > orca.now()
-           ORDER BY token, part FOR NO KEY UPDATE"#,
+        r#"SELECT token, part, tasks, open > 0 AND expires_at > orca.now() AS "stands!" FROM orca.grants
+           WHERE node = $1 AND token = ANY($2) ORDER BY token, part FOR NO KEY UPDATE"#,
         node.0,
         &tokens
     )
     .fetch_all(&mut *connection)
     .await?;
+    grants.retain(|grant| grant.stands);
     let all: Vec<Uuid> = grants.iter().flat_map(|grant| grant.tasks.iter().copied()).collect();
     let done = done(connection, &all).await?;
     let mut kept = Vec::new();
@@ -239,10 +278,11 @@ pub(crate) async fn cancels(connection: &mut PgConnection, node: NodeId) -> sqlx
 /// Lets the leases of a node run out now: its daemon was replaced.
 pub(crate) async fn expire_node(connection: &mut PgConnection, node: NodeId) -> sqlx::Result<i64> {
     sqlx::query_scalar!(
-        r#"WITH locked AS (SELECT token, part FROM orca.grants WHERE node = $1 AND open > 0
+        r#"WITH locked AS (SELECT token, part FROM orca.grants
+                           WHERE token IN (SELECT token FROM orca.grants WHERE node = $1 AND open > 0)
                            ORDER BY token, part FOR NO KEY UPDATE),
            ended AS (UPDATE orca.grants g SET expires_at = orca.now() FROM locked k
-                     WHERE g.token = k.token AND g.part = k.part RETURNING g.open)
+                     WHERE g.token = k.token AND g.part = k.part AND g.open > 0 RETURNING g.open)
            SELECT coalesce(sum(open), 0)::bigint AS "leases!" FROM ended"#,
         node.0
     )
@@ -250,23 +290,52 @@ pub(crate) async fn expire_node(connection: &mut PgConnection, node: NodeId) -> 
     .await
 }
 
-/// Tasks whose leases have run out, of at most `most` grants. Locks nothing: the caller locks the tasks, and asks
+/// Leases that have run out, of at most `most` grants. Locks nothing: the caller locks the tasks, and asks
 /// [`still_expired`].
-pub(crate) async fn expired(connection: &mut PgConnection, most: i64) -> sqlx::Result<Vec<TaskId>> {
+pub(crate) async fn expired(connection: &mut PgConnection, most: i64) -> sqlx::Result<Vec<LeaseRef>> {
     #[cfg(feature = "sabotage")]
     if without(Guard::LeaseExpiry) {
         return super::sabotage::unexpired(connection, most).await;
     }
-    let ids = sqlx::query_scalar!(
-        r#"SELECT x AS "task!" FROM (SELECT tasks FROM orca.grants WHERE open > 0 AND expires_at <= orca.now()
-                                     ORDER BY expires_at LIMIT $1) AS g
+    let rows = sqlx::query!(
+        r#"SELECT x AS "task!", g.token FROM (SELECT token, tasks FROM orca.grants WHERE open > 0 AND expires_at <= orca.now()
+                                              ORDER BY expires_at LIMIT $1) AS g
            CROSS JOIN LATERAL unnest(g.tasks) AS x
            WHERE NOT EXISTS (SELECT FROM orca.done d WHERE d.task = x)"#,
         most
     )
     .fetch_all(connection)
     .await?;
-    Ok(ids.into_iter().map(TaskId).collect())
+    Ok(rows.into_iter().map(|row| reference(row.task, row.token)).collect())
+}
+
+/// Takes out of grants that have run out what does not run under them: these leases, and whatever else has ended. Answers
+/// in how many there was any. Nothing should ever be left in a grant so; but it would fill its node, and keep others from
+/// being reclaimed, for ever.
+pub(crate) async fn drop_strays(connection: &mut PgConnection, strays: &[LeaseRef]) -> sqlx::Result<u64> {
+    let holding: BTreeMap<Uuid, i64> = strays.iter().map(|lease| (lease.task.0, lease.token.0)).collect();
+    lock_holding(connection, &holding).await?;
+    let (tasks, tokens): (Vec<Uuid>, Vec<i64>) = holding.into_iter().unzip();
+    // Counted anew, not counted down: of what was removed meanwhile nobody knows whether it was counted.
+    let done = sqlx::query!(
+        r#"UPDATE orca.grants g SET tasks = l.tasks, open = cardinality(l.tasks),
+               special = ARRAY(SELECT x FROM unnest(g.special) AS x WHERE x = ANY (l.tasks))
+           FROM (SELECT s.token, s.part, ARRAY(
+                     SELECT x.task FROM unnest(s.tasks) WITH ORDINALITY AS x(task, place)
+                     JOIN orca.tasks t ON t.id = x.task AND t.state = 'queued'
+                     WHERE NOT EXISTS (SELECT FROM orca.done d WHERE d.task = x.task)
+                       AND NOT EXISTS (SELECT FROM unnest($1::uuid[], $2::bigint[]) AS u(task, token)
+                                       WHERE u.task = x.task AND u.token = s.token)
+                     ORDER BY x.place) AS tasks
+                 FROM orca.grants s
+                 WHERE s.token = ANY ($2) AND s.open > 0 AND s.expires_at <= orca.now()) AS l
+           WHERE g.token = l.token AND g.part = l.part AND g.open > cardinality(l.tasks)"#,
+        &tasks,
+        &tokens
+    )
+    .execute(connection)
+    .await?;
+    Ok(done.rows_affected())
 }
 
 /// Which of these tokens' leases have run out by now, of locked tasks.
@@ -290,6 +359,6 @@ pub(crate) async fn still_expired(
     Ok(rows.into_iter().map(|row| reference(row.task, row.token)).collect())
 }
 
-fn reference(task: Uuid, token: i64) -> LeaseRef {
+pub(super) fn reference(task: Uuid, token: i64) -> LeaseRef {
     LeaseRef { task: TaskId(task), token: FencingToken(token) }
 }

@@ -2,10 +2,12 @@
 //!
 //! Functions take a connection and do one thing; transactions are opened by [`crate::app`], and nothing but the database
 //! happens inside one. Locks are taken in one order, so that transactions wait for each other but never in a circle: the
-//! settlement lock, or that of a namespace's dead letters, then unique keys, then tasks (parents before what is under them,
-//! else by id), then the row of a node that claims, then the heads of lanes (by id), then the settings that bound them, then
-//! grants (by token), then attempts, and at the end the tails of lanes (by id). What still collides is given up by Postgres
-//! and tried again by [`crate::app`].
+//! settlement lock, or that of a namespace's dead letters, then tasks (parents before what is under them, else by id), then
+//! the row of a node that claims, then the heads of lanes (by id), then the settings that bound them, then grants (by token,
+//! all parts of one in their order), then attempts, then unique keys (by key), then the quota of a namespace, and at the end
+//! the tails of lanes (by id). What ends gives its keys back, and what becomes ready comes in line, when the transaction
+//! ends: [`apply::Effects::conclude`]. Who takes keys has locked before what depends on whose they are, and looks again. What
+//! still collides is given up by Postgres and tried again by [`crate::app`].
 
 use jiff::Timestamp;
 use sqlx::encode::IsNull;

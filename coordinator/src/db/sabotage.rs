@@ -1,6 +1,6 @@
 //! Takes guards out that live in the database's own functions, in builds with the feature `sabotage` alone.
 
-use orca_proto::ids::TaskId;
+use orca_proto::node::LeaseRef;
 use sqlx::{Executor, PgConnection};
 use uuid::Uuid;
 
@@ -40,12 +40,12 @@ pub(crate) async fn take_out(connection: &mut PgConnection) -> sqlx::Result<()> 
     Ok(())
 }
 
-/// Tasks that nodes hold, of at most `most` grants, whether their leases have run out or not.
+/// Leases that nodes hold, of at most `most` grants, whether they have run out or not.
 ///
 /// # Errors
 /// The database's.
-pub(crate) async fn unexpired(connection: &mut PgConnection, most: i64) -> sqlx::Result<Vec<TaskId>> {
-    let held = "SELECT unnest(g.tasks) FROM (SELECT tasks FROM orca.grants WHERE open > 0 LIMIT $1) AS g";
-    let ids: Vec<Uuid> = sqlx::query_scalar(held).bind(most).fetch_all(connection).await?;
-    Ok(ids.into_iter().map(TaskId).collect())
+pub(crate) async fn unexpired(connection: &mut PgConnection, most: i64) -> sqlx::Result<Vec<LeaseRef>> {
+    let held = "SELECT unnest(g.tasks), g.token FROM (SELECT tasks, token FROM orca.grants WHERE open > 0 LIMIT $1) AS g";
+    let leases: Vec<(Uuid, i64)> = sqlx::query_as(held).bind(most).fetch_all(connection).await?;
+    Ok(leases.into_iter().map(|(task, token)| super::lease::reference(task, token)).collect())
 }

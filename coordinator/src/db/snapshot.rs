@@ -1,7 +1,7 @@
 //! Reading tasks as the state machine wants them, locked for the change that follows.
 //!
 //! A task's own row is locked first. Where it says `queued`, a grant may hold the task: then the grant is locked, so that
-//! nobody releases it; and where none does, the head of the lane is, so that nobody makes one.
+//! nobody settles it; and where none does, the head of the lane is, so that nobody makes one. Heads are locked before grants.
 
 use std::collections::{BTreeSet, HashSet};
 
@@ -33,6 +33,8 @@ pub(crate) struct Locked {
     pub(crate) finish: Option<TaskId>,
     pub(crate) schedule_to_start_ms: Option<i64>,
     pub(crate) unique: bool,
+    /// Whether it has a deadline.
+    pub(crate) limited: bool,
     pub(crate) snapshot: Snapshot,
 }
 
@@ -71,6 +73,7 @@ struct Row {
     retry: Option<String>,
     schedule_to_start_ms: Option<i64>,
     unique: bool,
+    limited: bool,
     early: bool,
     overdue: bool,
 }
@@ -81,15 +84,24 @@ pub(crate) async fn lock(connection: &mut PgConnection, ids: &[TaskId]) -> sqlx:
         return Ok(Vec::new());
     }
     let ids: Vec<Uuid> = ids.iter().map(|id| id.0).collect();
+    // What the clock says of a task is asked outside of the query that locks: inside it would be from before the wait, and a
+    // timer that went off meanwhile has been taken by then.
     let rows = sqlx::query_as!(
         Row,
-        r#"SELECT t.id, t.namespace, t.lane, l.role, t.parent, t.depth, t.name, t.fence, t.rounds, t.finish,
-                  t.state, t.step, t.attempt, t.attempts_used, t.max_attempts, t.runtime_errors,
-                  t.open_dependencies, t.open_gates, t.open_children, t.child_failure, t.cancel_requested,
-                  t.on_dependency_failure, t.on_child_failure, t.retry, t.schedule_to_start_ms,
-                  t.unique_key IS NOT NULL AS "unique!", coalesce(t.run_at > orca.now(), false) AS "early!",
-                  coalesce(t.deadline <= orca.now(), false) AS "overdue!"
-           FROM orca.tasks t JOIN orca.lanes l ON l.id = t.lane WHERE t.id = ANY($1) ORDER BY t.id FOR UPDATE OF t"#,
+        r#"WITH locked AS MATERIALIZED (
+               SELECT t.id, t.namespace, t.lane, l.role, t.parent, t.depth, t.name, t.fence, t.rounds, t.finish,
+                      t.state, t.step, t.attempt, t.attempts_used, t.max_attempts, t.runtime_errors,
+                      t.open_dependencies, t.open_gates, t.open_children, t.child_failure, t.cancel_requested,
+                      t.on_dependency_failure, t.on_child_failure, t.retry, t.schedule_to_start_ms,
+                      t.unique_key IS NOT NULL AS "unique", t.run_at, t.deadline
+               FROM orca.tasks t JOIN orca.lanes l ON l.id = t.lane
+               WHERE t.id = ANY($1) ORDER BY t.id FOR UPDATE OF t)
+           SELECT id, namespace, lane, role, parent, depth, name, fence, rounds, finish, state, step, attempt,
+                  attempts_used, max_attempts, runtime_errors, open_dependencies, open_gates, open_children,
+                  child_failure, cancel_requested, on_dependency_failure, on_child_failure, retry, schedule_to_start_ms,
+                  "unique" AS "unique!", deadline IS NOT NULL AS "limited!",
+                  coalesce(run_at > orca.now(), false) AS "early!", coalesce(deadline <= orca.now(), false) AS "overdue!"
+           FROM locked"#,
         &ids
     )
     .fetch_all(&mut *connection)
@@ -123,15 +135,20 @@ async fn whereabouts(connection: &mut PgConnection, queued: &[(Uuid, i32)]) -> s
         of.iter().map(|(_, lane)| *lane).collect::<BTreeSet<i32>>().into_iter().collect()
     };
     let ids: Vec<Uuid> = queued.iter().map(|(id, _)| *id).collect();
-    let mut held = lease::lock_of(connection, &lanes(queued), &ids).await?;
+    // Not locked before the heads are, which come first; their rows being locked, they can only end meanwhile.
+    let mut holding = lease::tokens_of(connection, &lanes(queued), &ids).await?;
     let elsewhere: Vec<(Uuid, i32)> =
-        queued.iter().filter(|(id, _)| !held.contains_key(id)).copied().collect();
+        queued.iter().filter(|(id, _)| !holding.contains_key(id)).copied().collect();
     if !elsewhere.is_empty() {
         let lanes = lanes(&elsewhere);
         let ids: Vec<Uuid> = elsewhere.iter().map(|(id, _)| *id).collect();
         lease::lock_heads(connection, &lanes).await?;
-        held.extend(lease::lock_of(connection, &lanes, &ids).await?);
+        holding.extend(lease::tokens_of(connection, &lanes, &ids).await?);
     }
+    let mut held = match holding.is_empty() {
+        true => std::collections::BTreeMap::new(),
+        false => lease::lock_holding(connection, &holding).await?,
+    };
     let done = lease::done(connection, &ids).await?;
     held.retain(|id, _| !done.contains(id));
     Ok(Whereabouts { held, done })
@@ -232,6 +249,7 @@ fn locked(row: Row, held: Option<Held>, done: bool, started: bool) -> sqlx::Resu
         finish: row.finish.map(TaskId),
         schedule_to_start_ms: row.schedule_to_start_ms,
         unique: row.unique,
+        limited: row.limited,
         snapshot,
     })
 }

@@ -249,6 +249,14 @@ fn awaited(name: String) -> String {
     if name.is_empty() { "approval".to_owned() } else { name }
 }
 
+/// Locks a task's row and nothing of what holds the task.
+pub(crate) async fn lock_row(connection: &mut PgConnection, namespace: &str, id: TaskId) -> sqlx::Result<()> {
+    sqlx::query!("SELECT FROM orca.tasks WHERE id = $1 AND namespace = $2 FOR NO KEY UPDATE", id.0, namespace)
+        .execute(connection)
+        .await
+        .map(drop)
+}
+
 fn summary(row: Row, children: BTreeMap<State, i64>) -> sqlx::Result<TaskSummary> {
     let state: State = word(&row.state, "tasks.state")?;
     Ok(TaskSummary {

@@ -58,6 +58,19 @@ pub(crate) async fn set_start(connection: &mut PgConnection, tasks: &[Uuid]) -> 
     .map(drop)
 }
 
+/// Sets the timers of these tasks' deadlines where there are none any more: they went off while the tasks ran.
+pub(crate) async fn keep_deadlines(connection: &mut PgConnection, tasks: &[Uuid]) -> sqlx::Result<()> {
+    sqlx::query!(
+        r#"INSERT INTO orca.timers (task, kind, at)
+           SELECT id, 'deadline', deadline FROM orca.tasks WHERE id = ANY($1) AND deadline IS NOT NULL
+           ON CONFLICT (task, kind) DO NOTHING"#,
+        tasks
+    )
+    .execute(connection)
+    .await
+    .map(drop)
+}
+
 /// Timers that have gone off, oldest first. Locks nothing: the caller locks the tasks, and takes the timers by [`take`].
 pub(crate) async fn due(connection: &mut PgConnection, most: i64) -> sqlx::Result<Vec<Due>> {
     let rows = sqlx::query!(

@@ -42,10 +42,31 @@ pub(crate) async fn take(
     Ok(rows.into_iter().map(|row| (row.key, TaskId(row.task))).collect())
 }
 
-/// Gives back the keys of these tasks.
+/// Who has these keys, and whether they are given back when the task is granted. Locks nothing: see [`take`].
+pub(crate) async fn holders(
+    connection: &mut PgConnection,
+    namespace: &str,
+    keys: &[String],
+) -> sqlx::Result<HashMap<String, (TaskId, bool)>> {
+    let rows = sqlx::query!(
+        "SELECT key, task, queued FROM orca.unique_keys WHERE namespace = $1 AND key = ANY($2)",
+        namespace,
+        keys
+    )
+    .fetch_all(connection)
+    .await?;
+    Ok(rows.into_iter().map(|row| (row.key, (TaskId(row.task), row.queued))).collect())
+}
+
+/// Gives back the keys of these tasks, in the order in which [`take`] takes them.
 pub(crate) async fn free(connection: &mut PgConnection, tasks: &[Uuid]) -> sqlx::Result<()> {
-    sqlx::query!("DELETE FROM orca.unique_keys WHERE task = ANY($1)", tasks)
-        .execute(connection)
-        .await
-        .map(drop)
+    sqlx::query!(
+        r#"WITH mine AS MATERIALIZED (SELECT namespace, key FROM orca.unique_keys WHERE task = ANY($1)
+                                      ORDER BY namespace, key FOR UPDATE)
+           DELETE FROM orca.unique_keys k USING mine m WHERE k.namespace = m.namespace AND k.key = m.key"#,
+        tasks
+    )
+    .execute(connection)
+    .await
+    .map(drop)
 }

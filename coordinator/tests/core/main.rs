@@ -19,6 +19,7 @@ mod inbox;
 mod large;
 mod limits;
 mod lines;
+mod locks;
 mod model;
 mod nodes;
 mod partitions;

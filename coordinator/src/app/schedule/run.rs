@@ -295,9 +295,9 @@ async fn replace(
     settlement::lock(connection).await?;
     let found = snapshot::lock_one(connection, namespace, last).await?;
     let Some(found) = found.filter(|found| !found.snapshot.state.is_terminal()) else { return Ok(()) };
-    cancel_level(connection, vec![found], Some("the schedule's next run replaces it"), effects)
-        .await
-        .map(drop)
+    cancel_level(connection, vec![found], Some("the schedule's next run replaces it"), effects).await?;
+    // The next run may be to have the same one.
+    Ok(effects.free_keys(connection).await?)
 }
 
 fn operator_key(key: Option<&str>, what: &str, request: &impl Serialize) -> Result<Option<Key>, Error> {
