@@ -135,7 +135,7 @@ impl Error {
                 error.code().is_some_and(|code| code.starts_with("08") || code.starts_with("57P"))
             }
             Self::Database(error) => database_problem(error).kind == Kind::Unavailable,
-            Self::Refused(_) | Self::Storage(..) | Self::Internal(_) => false,
+            Self::Refused(_) | Self::Storage(..) | Self::Overtaken | Self::Internal(_) => false,
         }
     }
 }
