@@ -3,9 +3,11 @@
 use std::collections::HashSet;
 use std::time::Duration;
 
+use orca_proto::ids::TaskId;
 use orca_proto::spec::NewTask;
 use orca_proto::task::State;
 use serde_json::json;
+use sqlx::Connection;
 
 use super::support::{TestApp, TestNode, task};
 
@@ -28,7 +30,7 @@ async fn kept(test: &TestApp) -> (i64, i64) {
     .unwrap()
 }
 
-async fn succeed_all(node: &TestNode) -> Vec<orca_proto::ids::TaskId> {
+async fn succeed_all(node: &TestNode) -> Vec<TaskId> {
     let grants = node.claim(1_000).await;
     for grant in &grants {
         assert_eq!(node.succeed(grant, json!(null)).await, State::Succeeded);
@@ -73,6 +75,33 @@ async fn a_lane_of_which_something_waits_or_runs_is_not_forgotten() {
         assert_eq!(test.state(grant.task).await, State::Running);
         assert_eq!(node.succeed(grant, json!(null)).await, State::Succeeded);
     }
+    assert!(node.claim(10).await.is_empty());
+    test.stop().await;
+}
+
+#[tokio::test]
+async fn what_is_about_to_come_into_an_idle_lane_while_that_is_forgotten_is_granted_once() {
+    let test = TestApp::start().await;
+    let node = test.worker("w").await;
+    let before = test.enqueue(of_lane(0)).await;
+    assert_eq!(succeed_all(&node).await, [before]);
+    let mut connection = test.connection().await;
+    let mut enqueue = connection.begin().await.unwrap();
+    let next = TaskId::new();
+    sqlx::query(
+        "SELECT orca.enqueue_plain(ARRAY[namespace], ARRAY[$1::uuid], ARRAY[lane], ARRAY[name], ARRAY[1], ARRAY[spec],
+                                   ARRAY[NULL], ARRAY[NULL], ARRAY[NULL]) FROM orca.tasks WHERE id = $2",
+    )
+    .bind(next.0)
+    .bind(before.0)
+    .execute(&mut *enqueue)
+    .await
+    .unwrap();
+    test.advance(IDLE).await;
+    assert_eq!(kept(&test).await, (0, 0));
+    enqueue.commit().await.unwrap();
+    test.reconcile().await;
+    assert_eq!(succeed_all(&node).await, [next]);
     assert!(node.claim(10).await.is_empty());
     test.stop().await;
 }
