@@ -186,6 +186,7 @@ impl App {
                     namespace: &who.namespace,
                     parent: Some(&parent),
                     listed: true,
+                    answered: false,
                 };
                 let planned = prepare(tx, &place, &ids, children.tasks.clone(), &graph).await?;
                 let tasks = i32::try_from(planned.tasks.len()).unwrap_or(i32::MAX);

@@ -195,7 +195,7 @@ impl App {
             graph.outside.push(needs);
         }
         let ids: Vec<TaskId> = old.iter().map(|_| TaskId::new()).collect();
-        let place = Place { lines: &self.0.lines, namespace, parent: None, listed: true };
+        let place = Place { lines: &self.0.lines, namespace, parent: None, listed: true, answered: false };
         let ended: Vec<TaskId> = old.iter().copied().map(TaskId).collect();
         let mut planned = prepare_again(connection, &place, &ended, &ids, specs, &graph).await?;
         let retried: std::collections::HashMap<TaskId, Uuid> =

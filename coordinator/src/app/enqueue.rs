@@ -189,7 +189,9 @@ impl App {
                     if let Some(before) = take_key(tx, &namespace, key.as_ref(), &ids).await? {
                         return Ok(Enqueued::from(before));
                     }
-                    let place = Place { lines: &app.0.lines, namespace: &namespace, parent: None, listed };
+                    let answered = retry_of.is_none();
+                    let place =
+                        Place { lines: &app.0.lines, namespace: &namespace, parent: None, listed, answered };
                     let mut planned =
                         prepare_again(tx, &place, retry_of.as_slice(), &ids, tasks.clone(), &graph).await?;
                     amend(tx, &namespace, key.as_ref(), &planned).await?;

@@ -7,7 +7,7 @@ use orca_proto::ids::TaskId;
 use orca_proto::limits;
 use orca_proto::plan::Graph;
 use orca_proto::problem::FieldError;
-use orca_proto::spec::{NewTask, Role};
+use orca_proto::spec::{NewTask, OnDependencyFailure, Role};
 use orca_proto::task::{State, Step};
 use sqlx::PgConnection;
 use uuid::Uuid;
@@ -35,6 +35,8 @@ pub(crate) struct Place<'a> {
     pub(crate) parent: Option<&'a Locked>,
     /// What stands before the pointers of the errors: `/tasks/3` for a list, nothing for a task alone.
     pub(crate) listed: bool,
+    /// Whether somebody waits for the answer: what could never run is refused then, rather than stored as skipped.
+    pub(crate) answered: bool,
 }
 
 impl Place<'_> {
@@ -151,7 +153,11 @@ async fn decide(
             let Some(target) = targets.get(id) else { continue };
             needs.push((*id, !target.state.is_terminal()));
             if target.state.is_terminal() && target.state != State::Succeeded {
-                failure.get_or_insert_with(|| describe(&target.name, target.state, target.reason.as_deref()));
+                let why = describe(&target.name, target.state, target.reason.as_deref());
+                if place.answered && spec.on_dependency_failure == OnDependencyFailure::Skip {
+                    return Err(never_runs(place, index, &spec, *id, &why));
+                }
+                failure.get_or_insert(why);
             }
         }
         let lane = *lanes.get(index).ok_or_else(|| Error::Internal("fewer lanes than tasks".to_owned()))?;
@@ -164,6 +170,13 @@ async fn decide(
         }
     }
     Ok(prepared)
+}
+
+fn never_runs(place: &Place<'_>, index: usize, spec: &NewTask, need: TaskId, why: &str) -> Error {
+    let need = need.to_string();
+    let at = spec.depends_on.iter().position(|known| *known == need).unwrap_or_default();
+    let detail = format!("{why}; what depends on it is skipped, unless `on_dependency_failure` is `run`");
+    Error::field(place.pointer(index, &format!("/depends_on/{at}")), detail)
 }
 
 /// The lanes of these tasks.

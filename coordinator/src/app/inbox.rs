@@ -117,7 +117,13 @@ impl App {
                 let ids: Vec<TaskId> = entries.iter().map(|entry| TaskId(entry.id)).collect();
                 let graph =
                     Graph { inside: vec![Vec::new(); ids.len()], outside: vec![Vec::new(); ids.len()] };
-                let place = Place { lines: &app.0.lines, namespace: &namespace, parent: None, listed: false };
+                let place = Place {
+                    lines: &app.0.lines,
+                    namespace: &namespace,
+                    parent: None,
+                    listed: false,
+                    answered: false,
+                };
                 let planned = prepare(tx, &place, &ids, specs.clone(), &graph).await?;
                 insert::tasks(tx, &namespace, &planned.tasks, effects).await?;
                 Ok(())
@@ -160,8 +166,13 @@ impl App {
                 if inbox::remove(tx, &[entry.seq]).await? == 0 {
                     return Ok(());
                 }
-                let place =
-                    Place { lines: &app.0.lines, namespace: &entry.namespace, parent: None, listed: false };
+                let place = Place {
+                    lines: &app.0.lines,
+                    namespace: &entry.namespace,
+                    parent: None,
+                    listed: false,
+                    answered: false,
+                };
                 let task = refused(tx, &place, TaskId(entry.id), spec.clone(), reason.clone()).await?;
                 insert::tasks(tx, &entry.namespace, &[task], effects).await?;
                 tracing::info!(task.id = %entry.id, reason, "a task that came by SQL was refused");
@@ -200,7 +211,13 @@ async fn store_one(
             "task {other} was enqueued under the same idempotency key at the same time"
         )));
     }
-    let place = Place { lines: &app.0.lines, namespace: &entry.namespace, parent: None, listed: false };
+    let place = Place {
+        lines: &app.0.lines,
+        namespace: &entry.namespace,
+        parent: None,
+        listed: false,
+        answered: false,
+    };
     let graph = Graph { inside: vec![Vec::new()], outside: vec![valid.outside.clone()] };
     let planned = prepare(tx, &place, &ids, vec![valid.spec.clone()], &graph).await?;
     if let Some(holder) = planned.existing.first() {

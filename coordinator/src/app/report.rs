@@ -254,7 +254,8 @@ async fn insert_plan(
             format!("is round {}; a goal may plan {} times", goal.rounds + 1, limits::PLANNING_ROUNDS);
         return Err(as_invalid(Error::field("/plan", detail)));
     }
-    let place = Place { lines, namespace: &goal.namespace, parent: Some(goal), listed: true };
+    let place =
+        Place { lines, namespace: &goal.namespace, parent: Some(goal), listed: true, answered: false };
     let ids: Vec<TaskId> = tasks.iter().map(|_| TaskId::new()).collect();
     let planned = prepare(connection, &place, &ids, tasks.to_vec(), graph).await.map_err(as_invalid)?;
     let mut prepared = planned.tasks;

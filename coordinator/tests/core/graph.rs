@@ -73,13 +73,28 @@ async fn a_dependency_that_has_ended_counts_as_it_ended() {
     node.fail(&grants[1]).await;
     let free = test.enqueue(after("a", &[&good.to_string()])).await;
     assert_eq!(test.state(free).await, State::Ready);
-    let skipped = test.enqueue(after("b", &[&bad.to_string()])).await;
-    assert_eq!(test.state(skipped).await, State::Skipped);
-    // What is skipped at its enqueueing skips what stands behind it in the same batch.
-    let batch = Batch { tasks: vec![after("c", &[&bad.to_string()]), after("d", &["c"])] };
-    let ids = test.app.batch_enqueue(&test.operator(), batch, None).await.unwrap().ids;
-    test.reconcile().await;
-    assert_eq!(test.state(ids[1]).await, State::Skipped);
+    let late = NewTask { on_dependency_failure: OnDependencyFailure::Run, ..after("b", &[&bad.to_string()]) };
+    let late = test.enqueue(late).await;
+    assert_eq!(test.state(late).await, State::Ready);
+    test.stop().await;
+}
+
+#[tokio::test]
+async fn what_depends_on_a_failure_and_could_never_run_is_refused_and_nothing_is_stored() {
+    let test = TestApp::start().await;
+    let node = test.worker("w").await;
+    let bad = test.enqueue(task("bad")).await;
+    node.fail(&node.claim_one().await).await;
+    let error =
+        test.app.task_enqueue(&test.operator(), after("b", &[&bad.to_string()]), None).await.unwrap_err();
+    let fault = &error.problem().errors[0];
+    assert_eq!(fault.pointer, "/depends_on/0");
+    assert!(fault.detail.contains("exited with code 3"), "{}", fault.detail);
+    let batch = Batch { tasks: vec![task("c"), after("d", &["c", &bad.to_string()])] };
+    let error = test.app.batch_enqueue(&test.operator(), batch, None).await.unwrap_err();
+    assert_eq!(error.problem().errors[0].pointer, "/tasks/1/depends_on/1");
+    let there = test.app.task_list(&test.operator(), TaskFilter::default()).await.unwrap();
+    assert_eq!(there.items.len(), 1);
     test.stop().await;
 }
 

@@ -179,20 +179,3 @@ async fn a_unique_key_that_is_given_back_while_others_want_it_goes_to_one_of_the
     }
     test.stop().await;
 }
-
-#[tokio::test]
-async fn a_task_that_is_skipped_at_its_enqueueing_keeps_no_unique_key() {
-    let test = TestApp::start().await;
-    let failed = test.enqueue(task("a")).await;
-    test.app.task_cancel(&test.operator(), failed, Cancellation::default()).await.unwrap();
-    let unique = |needs: Vec<String>| NewTask {
-        unique: Some(Unique { key: "k".to_owned(), r#while: Default::default() }),
-        depends_on: needs,
-        ..NewTask::new("image")
-    };
-    let skipped = test.enqueue(unique(vec![failed.to_string()])).await;
-    assert_eq!(test.state(skipped).await, State::Skipped);
-    let (next, existed) = test.app.task_enqueue(&test.operator(), unique(Vec::new()), None).await.unwrap();
-    assert!(!existed && next.summary.id != skipped);
-    test.stop().await;
-}

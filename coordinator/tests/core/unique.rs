@@ -9,7 +9,7 @@ use orca_proto::task::{Cancellation, State, TaskFilter};
 use orca_proto::token::Access;
 use serde_json::json;
 
-use super::support::{TestApp, after, lease, principal, task};
+use super::support::{TestApp, after, kind, lease, principal, task};
 
 fn unique(name: &str, key: &str, r#while: UniqueWhile) -> NewTask {
     NewTask { unique: Some(Unique { key: key.to_owned(), r#while }), ..task(name) }
@@ -122,15 +122,15 @@ async fn a_key_that_is_kept_while_queued_is_free_once_the_task_is_granted() {
 }
 
 #[tokio::test]
-async fn a_task_that_is_skipped_as_it_is_enqueued_does_not_keep_its_key() {
+async fn a_task_that_could_never_run_does_not_keep_its_key() {
     let test = TestApp::start().await;
     let node = test.worker("w").await;
     let failed = test.enqueue(task("failed")).await;
     node.fail(&node.claim_one().await).await;
-    let skipped = NewTask { depends_on: vec![failed.to_string()], ..only("a") };
-    let skipped = test.enqueue(skipped).await;
-    assert_eq!(test.state(skipped).await, State::Skipped);
-    assert_ne!(test.enqueue(only("a")).await, skipped);
+    let never = NewTask { depends_on: vec![failed.to_string()], ..only("a") };
+    assert_eq!(kind(test.app.task_enqueue(&test.operator(), never, None).await), Kind::Validation);
+    let (_, existed) = test.app.task_enqueue(&test.operator(), only("a"), None).await.unwrap();
+    assert!(!existed);
     test.stop().await;
 }
 

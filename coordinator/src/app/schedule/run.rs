@@ -261,7 +261,8 @@ impl Runs<'_> {
             outside: (0..runs.len()).map(|index| outside(index == 0)).collect(),
         };
         let tasks: Vec<NewTask> = runs.iter().map(|at| self.task(*at)).collect();
-        let place = Place { lines: self.lines, namespace, parent: None, listed: runs.len() > 1 };
+        let place =
+            Place { lines: self.lines, namespace, parent: None, listed: runs.len() > 1, answered: false };
         let mut planned = prepare(connection, &place, &ids, tasks, &graph).await?;
         planned.tasks.iter_mut().for_each(|task| task.schedule = Some(self.stored.name.clone()));
         amend(connection, namespace, self.key, &planned).await?;

@@ -87,11 +87,19 @@ impl World {
         spec.depends_on = needs.iter().map(|need| self.tasks[*need].id.to_string()).collect();
         let key = repeat.then(|| uuid::Uuid::now_v7().to_string());
         let operator = self.operator();
-        let enqueue =
-            async |at| self.app(at).task_enqueue(&operator, spec.clone(), key.as_deref()).await.unwrap();
-        let (task, existed) = enqueue(at).await;
+        let enqueue = async |at| self.app(at).task_enqueue(&operator, spec.clone(), key.as_deref()).await;
+        let doomed = !wish.run_anyway && self.any_in_vain(&needs).await;
+        let (task, existed) = match enqueue(at).await {
+            Ok(answer) => answer,
+            Err(error) => {
+                let now = !wish.run_anyway && self.any_in_vain(&needs).await;
+                assert!(now && error.problem().kind == Kind::Validation, "1: refused for no reason: {error}");
+                return;
+            }
+        };
+        assert!(existed || !doomed, "6: what depends on a failure is refused");
         if repeat {
-            let (again, _) = enqueue(1 - at).await;
+            let (again, _) = enqueue(1 - at).await.unwrap();
             assert_eq!(task.summary.id, again.summary.id, "7: one idempotency key gives one task");
         }
         let holder = self.tasks.iter().find(|other| holds_key(other) && same_key(&other.spec, &spec));
@@ -104,6 +112,18 @@ impl World {
             let now = self.now();
             self.tasks.push(Known::new(task.summary.id, spec, needs, None, now));
         }
+    }
+
+    /// Whether any of these has ended without success.
+    async fn any_in_vain(&self, needs: &[usize]) -> bool {
+        for need in needs {
+            let state =
+                self.app(0).task_get(&self.operator(), self.tasks[*need].id).await.unwrap().summary.state;
+            if state.is_terminal() && state != State::Succeeded {
+                return true;
+            }
+        }
+        false
     }
 
     async fn enqueue_many(&mut self, at: usize, count: usize) {
