@@ -265,6 +265,7 @@ pub(crate) async fn sweep(connection: &mut PgConnection, idle: Duration) -> sqlx
     )
     .execute(&mut *connection)
     .await?;
+    // Waits for nobody, and takes no part of a token away while there is another: who locks a token begins with its first part.
     let grants = sqlx::query!(
         r#"WITH RECURSIVE head AS (
                (SELECT g.lane, g.seq, g.token, g.granted_at FROM orca.grants g
@@ -272,12 +273,16 @@ pub(crate) async fn sweep(connection: &mut PgConnection, idle: Duration) -> sqlx
                UNION ALL
                SELECT n.* FROM head h CROSS JOIN LATERAL (
                    SELECT g.lane, g.seq, g.token, g.granted_at FROM orca.grants g WHERE g.lane < h.lane
-                   ORDER BY g.lane DESC, g.seq DESC, g.upto DESC LIMIT 1) n)
-           DELETE FROM orca.grants g USING head h
-           WHERE g.lane = h.lane AND g.seq <= h.seq AND g.open = 0
-             AND (g.token <> h.token
-                  OR h.granted_at < orca.now() - $1::bigint * interval '1 millisecond'
-                     AND NOT EXISTS (SELECT FROM orca.segments s WHERE s.lane = g.lane))"#,
+                   ORDER BY g.lane DESC, g.seq DESC, g.upto DESC LIMIT 1) n),
+           over AS MATERIALIZED (
+               SELECT g.token, g.part FROM head h JOIN orca.grants g ON g.lane = h.lane AND g.seq <= h.seq
+               WHERE g.open = 0
+                 AND (g.token <> h.token
+                      OR h.granted_at < orca.now() - $1::bigint * interval '1 millisecond'
+                         AND NOT EXISTS (SELECT FROM orca.segments s WHERE s.lane = g.lane))
+                 AND NOT EXISTS (SELECT FROM orca.grants o WHERE o.token = g.token AND o.open > 0)
+               FOR UPDATE OF g SKIP LOCKED)
+           DELETE FROM orca.grants g USING over o WHERE g.token = o.token AND g.part = o.part"#,
         millis(idle)
     )
     .execute(connection)

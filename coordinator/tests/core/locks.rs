@@ -127,7 +127,7 @@ async fn whoever_waits_for_the_head_of_a_lane_holds_no_grant() {
     let (mut one, mut two) = (Other::of(&test).await, Other::of(&test).await);
     one.does("SELECT pg_advisory_lock(7024421, id) FROM orca.lanes").await;
     let call = cancelled(&test, Selector { ids: vec![running, ready], ..Selector::default() });
-    two.sees_waiting("pg_advisory_xact_lock", &call).await;
+    two.sees_waiting("orca.lock_heads", &call).await;
     assert!(two.finds_free(GRANTS).await, "it held a grant while it waited for the head");
     one.does("SELECT pg_advisory_unlock_all()").await;
     assert_eq!(ended(call).await, 2);
@@ -177,7 +177,7 @@ async fn a_task_that_renewals_set_apart_again_and_again_is_still_known_to_run() 
     three.sees_waiting("orca.grants", &call).await;
     two.does("COMMIT").await;
     // Only who takes the task for one that nobody holds waits for the head.
-    three.sees_waiting("pg_advisory_xact_lock", &call).await;
+    three.sees_waiting("orca.lock_heads", &call).await;
     two.does("BEGIN").await;
     two.does_to(apart, ids[1]).await;
     one.does("SELECT pg_advisory_unlock_all()").await;
@@ -204,7 +204,7 @@ async fn what_does_not_run_is_dropped_from_a_grant_that_ran_out() {
     node.claim_one().await;
     test.advance(LEASE + Duration::from_secs(1)).await;
     assert_eq!(test.state(lost).await, State::Scheduled);
-    let held: i64 = sqlx::query_scalar("SELECT sum(open)::bigint FROM orca.grants")
+    let held: i64 = sqlx::query_scalar("SELECT coalesce(sum(open), 0)::bigint FROM orca.grants")
         .fetch_one(&mut test.connection().await)
         .await
         .unwrap();
