@@ -223,6 +223,8 @@ CREATE TABLE orca.gates (
     opened_at  timestamptz,
     opened_by  text,
     comment    text,
+    -- It was decided by whom `opened_by` says, but by a no.
+    refused    boolean NOT NULL DEFAULT false,
     PRIMARY KEY (task, name)
 );
 

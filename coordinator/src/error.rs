@@ -34,10 +34,10 @@ pub enum Error {
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
     /// The database could not be reached or refused the login.
-    #[error("cannot connect to the database: {0}; check DATABASE_URL and that Postgres is running")]
+    #[error("cannot connect to the database: {}; check DATABASE_URL and that Postgres is running", said(.0))]
     Connect(#[source] sqlx::Error),
     /// The schema could not be brought up to date.
-    #[error("cannot bring the database's schema up to date: {0}")]
+    #[error("cannot bring the database's schema up to date: {}", said(.0))]
     Migrate(#[from] sqlx::migrate::MigrateError),
     /// The data directory cannot be used.
     #[error(
@@ -140,6 +140,15 @@ impl Error {
     }
 }
 
+/// What an error says, without the line of Postgres' own source that the driver adds to it.
+pub(crate) fn said(error: &dyn std::error::Error) -> String {
+    let text = error.to_string();
+    match text.rsplit_once(" at line ") {
+        Some((before, line)) if line.bytes().all(|byte| byte.is_ascii_digit()) => before.to_owned(),
+        _ => text,
+    }
+}
+
 fn database_problem(error: &sqlx::Error) -> Problem {
     if let sqlx::Error::Database(error) = error {
         if let Some(name) = error.constraint()
@@ -149,6 +158,11 @@ fn database_problem(error: &sqlx::Error) -> Problem {
         }
         // Class 57: the server is shutting down, or a statement ran into its time limit; class 53: it is out of something.
         let code = error.code();
+        if code.as_deref() == Some("53200") && error.message().contains("shared memory") {
+            let detail = "Postgres has no memory left for locks; where this comes again, raise its max_locks_per_transaction \
+                          and restart it";
+            return Problem::new(Kind::Unavailable, detail);
+        }
         let class = code.as_deref().and_then(|code| code.get(..2));
         if matches!(class, Some("57" | "53" | "40" | "08" | "55")) {
             return Problem::new(Kind::Unavailable, "the database is busy or restarting; try again");

@@ -65,6 +65,7 @@ struct Figures {
     tasks: Family<StateLabel, Gauge>,
     nodes: Family<NodeLabels, Gauge>,
     leases: Gauge,
+    inbox: Gauge,
     connections: Family<StateLabel, Gauge>,
     events_held: Gauge<f64, AtomicU64>,
 }
@@ -103,6 +104,7 @@ impl Metrics {
             tasks: Family::default(),
             nodes: Family::default(),
             leases: Gauge::default(),
+            inbox: Gauge::default(),
             connections: Family::default(),
             events_held: Gauge::default(),
             registry,
@@ -157,9 +159,15 @@ impl Figures {
             "Whether the database answered this scrape",
             self.database_up.clone(),
         );
-        registry.register("tasks", "Tasks that have not ended, by state", self.tasks.clone());
+        registry.register(
+            "tasks",
+            "Tasks that have not ended, by state; of those that are ready, about",
+            self.tasks.clone(),
+        );
         registry.register("nodes", "Nodes by role and state", self.nodes.clone());
         registry.register("leases", "Leases held by nodes", self.leases.clone());
+        let inbox = self.inbox.clone();
+        registry.register("inbox", "Tasks enqueued by SQL and not taken in yet, up to 100,000", inbox);
         registry.register("database_connections", "Connections in the pool", self.connections.clone());
         registry.register_with_unit(
             "event_stream_lag",
@@ -177,6 +185,7 @@ impl Figures {
         self.connections.clear();
         self.leases.set(0);
         self.events_held.set(0.0);
+        self.inbox.set(0);
         let Some(stats) = stats else { return };
         for (state, count) in &stats.tasks {
             self.tasks.get_or_create(&StateLabel { state: state.as_str() }).set(*count);
@@ -187,6 +196,7 @@ impl Figures {
         }
         self.leases.set(stats.leases);
         self.events_held.set(stats.events_held.as_secs_f64());
+        self.inbox.set(stats.inbox);
         let busy = stats.connections.saturating_sub(stats.idle_connections);
         for (state, count) in [("busy", busy), ("idle", stats.idle_connections)] {
             self.connections.get_or_create(&StateLabel { state }).set(i64::from(count));
@@ -224,6 +234,7 @@ mod tests {
             tasks: vec![(State::Ready, 7)],
             nodes: vec![(Role::Work, NodeState::Ready, 2)],
             leases: 3,
+            inbox: 2,
             connections: 5,
             idle_connections: 4,
             events_held: Duration::from_millis(1_500),
@@ -237,6 +248,7 @@ mod tests {
             "orca_tasks{state=\"ready\"} 7",
             "orca_nodes{role=\"work\",state=\"ready\"} 2",
             "orca_leases 3",
+            "orca_inbox 2",
             "orca_database_connections{state=\"busy\"} 1",
             "orca_database_up 1",
             "orca_event_stream_lag_seconds 1.5",

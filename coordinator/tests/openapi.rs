@@ -138,6 +138,7 @@ fn these_are_the_routes_and_who_may_call_them() {
     put /v1/queues/{queue}/groups/{group}: operator
     post /v1/queues/{queue}/pause: operator
     post /v1/queues/{queue}/resume: operator
+    delete /v1/queues/{queue}: operator
     get /v1/queues/{queue}: operator
     put /v1/queues/{queue}: operator
     get /v1/queues: operator

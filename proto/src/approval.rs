@@ -1,5 +1,6 @@
 //! An operator's yes or no to a task that waits for it.
 
+use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use crate::limits;
@@ -23,4 +24,19 @@ impl Decision {
     pub fn validate(&self, errors: &mut Vec<FieldError>) {
         check::sentence(self.comment.as_deref(), "/comment", limits::SENTENCE, errors);
     }
+}
+
+/// What was decided of a task that waited for an approval, by whom and when.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct Decided {
+    /// Whether it was approved.
+    pub approved: bool,
+    /// When.
+    pub at: Timestamp,
+    /// By whom: the token's subject; `its timeout` where it goes on because nobody answered in time.
+    pub by: String,
+    /// Why.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub comment: Option<String>,
 }

@@ -78,3 +78,6 @@ pub const BACKFILL: usize = 1_000;
 pub const RUNNING: u32 = 1_000_000_000;
 /// Highest weight of a group.
 pub const WEIGHT: u32 = 1_000;
+/// Tasks up to which what is said to be in line in a queue or a group is exact; beyond, what ended in the middle of a line is
+/// counted until it is passed over.
+pub const COUNTED: u64 = 2_000;

@@ -144,13 +144,16 @@ pub struct Queue {
     /// Present while it is paused.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub paused: Option<Paused>,
-    /// Tasks in line for a node.
+    /// Tasks in line for a node; above 2,000 about so many.
     pub ready: u64,
     /// Tasks that a node holds.
     pub running: u64,
     /// Its groups, by name.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub groups: Vec<Group>,
+    /// Where this answers a change: whether neither a task nor a setting had named it before.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub created: bool,
 }
 
 /// A group inside a queue.
@@ -164,10 +167,13 @@ pub struct Group {
     /// Present while it is paused.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub paused: Option<Paused>,
-    /// Tasks in line for a node.
+    /// Tasks in line for a node; above 2,000 about so many.
     pub ready: u64,
     /// Tasks that a node holds.
     pub running: u64,
+    /// Where this answers a change: whether neither a task nor a setting had named it before.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub created: bool,
 }
 
 #[cfg(test)]

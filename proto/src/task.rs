@@ -6,6 +6,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use crate::approval::Decided;
 use crate::ids::{FencingToken, NodeId, TaskId};
 use crate::spec::{NewTask, Role};
 
@@ -294,6 +295,9 @@ pub struct Task {
     /// The task that this one tries again, where somebody asked for that.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub retry_of: Option<TaskId>,
+    /// What was decided, where it waited for an approval and somebody answered.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub approval: Option<Decided>,
 }
 
 /// One execution under one lease.

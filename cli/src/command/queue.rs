@@ -3,12 +3,12 @@
 use orca_proto::client::Client;
 use orca_proto::duration::Span;
 use orca_proto::problem::Kind;
-use orca_proto::queue::{GroupSettings, Pause, QueueSettings, Rate};
+use orca_proto::queue::{GroupSettings, Pause, Queue, QueueSettings, Rate};
 
 use super::queues;
 use super::setting::{self, Limit};
 use crate::error::{Exit, Failure};
-use crate::output::Output;
+use crate::output::{Output, escape};
 
 /// Set, pause and resume queues and their groups
 #[derive(Debug, clap::Subcommand)]
@@ -21,6 +21,11 @@ pub(crate) enum QueueCommand {
     ///   orca queue set mails --rate none
     #[command(verbatim_doc_comment)]
     Set(SetArgs),
+    /// Remove all settings of a queue that has no open tasks
+    Rm {
+        /// The queue
+        queue: String,
+    },
     /// Let nothing of it begin; what runs goes on
     Pause {
         #[command(flatten)]
@@ -70,11 +75,15 @@ impl QueueCommand {
     pub(crate) async fn run(self, client: &Client, output: Output) -> Result<Exit, Failure> {
         match self {
             Self::Set(args) => args.run(client, output).await?,
+            Self::Rm { queue } => {
+                client.remove_queue(&queue).await.map_err(|error| Failure::about(error, "queue", &queue))?;
+                output.remark(&format!("removed the settings of {}", escape::line(&queue)));
+            }
             Self::Pause { which, reason } => {
                 let pause = Pause { reason };
                 match &which.group {
                     Some(group) => show_group(client.pause_group(&which.queue, group, &pause).await, output)?,
-                    None => queues::show(&client.pause_queue(&which.queue, &pause).await?, output)?,
+                    None => show(&client.pause_queue(&which.queue, &pause).await?, output)?,
                 }
             }
             Self::Resume { which } => match &which.group {
@@ -86,11 +95,21 @@ impl QueueCommand {
     }
 }
 
+fn show(queue: &Queue, output: Output) -> Result<(), Failure> {
+    if queue.created {
+        output.remark(&format!("there was no queue {}; it is made now", escape::line(&queue.name)));
+    }
+    queues::show(queue, output)
+}
+
 fn show_group(
     group: Result<orca_proto::queue::Group, orca_proto::client::ClientError>,
     output: Output,
 ) -> Result<(), Failure> {
     let group = group?;
+    if group.created {
+        output.remark(&format!("there was no group {}; it is made now", escape::line(&group.name)));
+    }
     if output.is_json() { output.json(&group) } else { queues::groups(&[group], output) }
 }
 
@@ -125,7 +144,7 @@ impl SetArgs {
         Limit::set(ageing, &mut settings.ageing);
         settings.validate(&mut errors);
         check(errors)?;
-        queues::show(&client.set_queue(&queue, &settings).await?, output)
+        show(&client.set_queue(&queue, &settings).await?, output)
     }
 }
 

@@ -2,6 +2,7 @@
 
 use jiff::Timestamp;
 use orca_proto::client::Client;
+use orca_proto::limits;
 use orca_proto::queue::{Group, Paused, Queue, QueueSettings, Rate};
 
 use crate::error::{Exit, Failure};
@@ -52,7 +53,7 @@ fn queues(queues: &[Queue], output: Output) -> Result<(), Failure> {
     for Queue { name, settings, paused, ready, running, groups } in queues {
         rows.add(vec![
             text(name),
-            text(count(*ready)),
+            text(waiting(*ready)),
             text(of(*running, settings.max_running)),
             text(groups.len().to_string()),
             text(rate(settings.rate)),
@@ -69,7 +70,7 @@ pub(super) fn groups(groups: &[Group], output: Output) -> Result<(), Failure> {
     for Group { name, settings, paused, ready, running } in groups {
         rows.add(vec![
             text(name),
-            text(count(*ready)),
+            text(waiting(*ready)),
             text(of(*running, settings.max_running)),
             text(settings.weight.to_string()),
             text(rate(settings.rate)),
@@ -95,4 +96,8 @@ pub(super) fn note(paused: Option<&Paused>) -> String {
     let Some(Paused { at, by, reason }) = paused else { return String::new() };
     let reason = reason.as_ref().map_or_else(String::new, |reason| format!(": {reason}"));
     format!("paused {} by {by}{reason}", time::relative(*at, Timestamp::now()))
+}
+
+fn waiting(ready: u64) -> String {
+    if ready > limits::COUNTED { format!("about {}", count(ready)) } else { count(ready) }
 }

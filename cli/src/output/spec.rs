@@ -12,6 +12,10 @@ pub(crate) fn fields(
     spec: &NewTask,
     field: &impl Fn(&str, &str) -> Result<(), Failure>,
 ) -> Result<(), Failure> {
+    if spec.container.image.is_empty() {
+        // It came by SQL and was none.
+        return field("submitted", &escape::line(&spec.input.to_string()));
+    }
     field("image", &escape::line(&spec.container.image))?;
     if !spec.container.command.is_empty() {
         let words: Vec<String> = spec.container.command.iter().map(|word| quoted(word)).collect();

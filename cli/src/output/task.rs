@@ -41,7 +41,15 @@ pub(crate) fn print(output: Output, task: &Task) -> Result<(), Failure> {
     if !summary.waits_for.is_empty() {
         field("waits for", &escape::line(&summary.waits_for.join(", ")))?;
     }
-    spec::fields(&task.spec, &field)?;
+    let mut asked = task.spec.clone();
+    if let Some(decided) = &task.approval {
+        asked.approval = None;
+        let how = if decided.approved { "approved" } else { "refused" };
+        let why = decided.comment.as_ref().map(|comment| format!(": {comment}")).unwrap_or_default();
+        let when = instant(decided.at, now);
+        field("approval", &escape::line(&format!("{how} by {} {when}{why}", decided.by)))?;
+    }
+    spec::fields(&asked, &field)?;
     if !task.depends_on.is_empty() {
         let shown: Vec<String> = task.depends_on.iter().take(5).map(ToString::to_string).collect();
         let more = task.depends_on.len() - shown.len();

@@ -1,6 +1,7 @@
 //! Operators' verbs on queues and on the groups inside of them.
 
 use axum::extract::State;
+use axum::http::StatusCode;
 use orca_proto::page::Page;
 use orca_proto::queue::{Group, GroupSettings, Pause, Queue, QueueSettings};
 
@@ -67,6 +68,27 @@ pub(super) async fn put(
     Json(value): Json<QueueSettings>,
 ) -> Result<Json<Queue>, Refusal> {
     Ok(Json(app.queue_set(&who, &queue, value).await?))
+}
+
+/// Remove a queue's settings
+///
+/// Those of its groups too, and every pause. Refused while it has open tasks; it is no longer listed once nothing names it.
+#[utoipa::path(
+    delete,
+    path = "/v1/queues/{queue}",
+    tag = "queues",
+    operation_id = "remove_queue",
+    params(("queue" = String, Path, description = "The queue's name.")),
+    security(("bearer" = ["operator"])),
+    responses((status = 204, description = "Removed")),
+)]
+pub(super) async fn delete(
+    OperatorAuth(who): OperatorAuth,
+    State(app): State<App>,
+    Path(queue): Path<String>,
+) -> Result<StatusCode, Refusal> {
+    app.queue_remove(&who, &queue).await?;
+    Ok(StatusCode::NO_CONTENT)
 }
 
 /// Pause a queue

@@ -33,7 +33,7 @@ pub(super) fn list() -> OpenApiRouter<Api> {
         .routes(routes!(attempt::progress))
         .routes(routes!(attempt::logs))
         .routes(routes!(queue::list))
-        .routes(routes!(queue::get, queue::put))
+        .routes(routes!(queue::get, queue::put, queue::delete))
         .routes(routes!(queue::pause))
         .routes(routes!(queue::resume))
         .routes(routes!(queue::put_group))

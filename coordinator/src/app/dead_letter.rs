@@ -19,11 +19,12 @@ use uuid::Uuid;
 use super::check::Check;
 use super::enqueue::operator_key;
 use super::graph::{Place, prepare_again};
+use super::inbox::{never_valid, was_valid};
 use super::task::PAGE;
 use super::transaction::transaction;
 use super::{App, Error, Principal, quota};
 use crate::db::apply::Effects;
-use crate::db::dead_letter::{self, Letter};
+use crate::db::dead_letter;
 use crate::db::selection::{self, Wanted};
 use crate::db::{dependency, from_json, idempotency, insert, session, task};
 
@@ -94,10 +95,12 @@ impl App {
     }
 
     /// Enqueues each dead letter of a selection once more, as a new task, and takes the old one off the list. A repeat under
-    /// the same idempotency key answers the same tasks, and goes on where it was cut off.
+    /// the same idempotency key answers the same tasks, and goes on where it was cut off. What came by SQL and never had a valid
+    /// spec stays on the list.
     ///
     /// # Errors
-    /// `validation`, also for a selection of more than 100,000; `idempotency-conflict`; `quota-exceeded`, and the database's:
+    /// `validation`, also for a selection of more than 100,000; `conflict` if it names one that never had a valid spec;
+    /// `idempotency-conflict`; `quota-exceeded`, and the database's:
     /// a part may have been done then, and a repeat goes on with the rest.
     pub async fn retry_dead_letters(
         &self,
@@ -167,7 +170,16 @@ impl App {
                     }
                     return Ok(Step::Done(before));
                 };
-                let enqueued = app.again(tx, &order.namespace, found, effects).await?;
+                let mut letters = Vec::with_capacity(found.len());
+                for letter in found {
+                    let spec: NewTask = from_json(&letter.spec, "tasks.spec")?;
+                    if was_valid(&spec) {
+                        letters.push((letter.id, letter.created_at.0, spec));
+                    } else if order.wanted.ids.is_some() {
+                        return Err(never_valid(TaskId(letter.id)));
+                    }
+                }
+                let enqueued = app.again(tx, &order.namespace, letters, effects).await?;
                 if let Some((key, _)) = &order.key {
                     idempotency::add(tx, &order.namespace, key, &enqueued.ids, false).await?;
                 }
@@ -181,16 +193,16 @@ impl App {
         &self,
         connection: &mut PgConnection,
         namespace: &str,
-        letters: Vec<Letter>,
+        letters: Vec<(Uuid, Timestamp, NewTask)>,
         effects: &mut Effects,
     ) -> Result<Enqueued, Error> {
         let now = session::now(connection).await?;
-        let old: Vec<Uuid> = letters.iter().map(|letter| letter.id).collect();
+        let old: Vec<Uuid> = letters.iter().map(|(id, ..)| *id).collect();
         let mut needs = dependency::of_tasks(connection, &old).await?;
         let (mut specs, mut graph) = (Vec::with_capacity(old.len()), Graph::default());
-        for letter in letters {
-            let needs = needs.remove(&letter.id).unwrap_or_default();
-            specs.push(once_more(from_json(&letter.spec, "tasks.spec")?, letter.created_at.0, now, &needs));
+        for (id, created_at, spec) in letters {
+            let needs = needs.remove(&id).unwrap_or_default();
+            specs.push(once_more(spec, created_at, now, &needs));
             graph.inside.push(Vec::new());
             graph.outside.push(needs);
         }

@@ -18,6 +18,7 @@ use super::check::{Check, aside, graph_problem};
 use super::dead_letter::once_more;
 use super::gather::is_simple;
 use super::graph::{Place, Planned, check_dates, make_lanes, prepare_again, same_lane};
+use super::inbox::{never_valid, was_valid};
 use super::lines::lane_of;
 use super::transaction::transaction;
 use super::{App, Error, Principal, quota};
@@ -144,7 +145,7 @@ impl App {
     /// task.
     ///
     /// # Errors
-    /// `not-found`; `conflict` if it has not ended, or is a finish step; `idempotency-conflict`.
+    /// `not-found`; `conflict` if it has not ended, is a finish step, or never had a valid spec; `idempotency-conflict`.
     pub async fn task_retry(
         &self,
         who: &Principal,
@@ -161,6 +162,9 @@ impl App {
         if old.summary.step == Some(Step::Finish) {
             let detail = "a finish step cannot be tried again by itself; try its goal again";
             return Err(Error::refused(Kind::Conflict, detail));
+        }
+        if !was_valid(&old.spec) {
+            return Err(never_valid(id));
         }
         let outside = dependency::of_task(&mut connection, id).await?;
         let now = session::now(&mut connection).await?;
@@ -296,7 +300,15 @@ fn fresh(id: TaskId, spec: NewTask, at: Timestamp) -> Task {
         finished_at: None,
         labels: spec.labels.clone(),
     };
-    Task { summary, spec, depends_on: Vec::new(), result: None, attempts: Vec::new(), retry_of: None }
+    Task {
+        summary,
+        spec,
+        depends_on: Vec::new(),
+        result: None,
+        attempts: Vec::new(),
+        retry_of: None,
+        approval: None,
+    }
 }
 
 pub(crate) fn operator_key(

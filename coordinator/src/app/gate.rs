@@ -56,6 +56,7 @@ impl App {
                     gate::open(tx, id, gate::APPROVAL, &who.subject, decision.comment.as_deref()).await?;
                     Event::GatesOpened { opened: 1 }
                 } else {
+                    gate::refuse(tx, id, &who.subject, decision.comment.as_deref()).await?;
                     let why = decision.comment.as_ref().map(|comment| format!(": {comment}"));
                     Event::GateRefused {
                         reason: format!("{} refused it{}", who.subject, why.unwrap_or_default()),

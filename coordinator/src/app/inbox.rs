@@ -1,25 +1,33 @@
 //! Enqueueing what came by SQL: checked as a request to the REST API is, and stored under the id that the caller was told.
 //!
 //! Nobody waits for an answer here. So what cannot be enqueued becomes a task that has failed, with the reason: it is never
-//! lost, and never in the way of what comes after it.
+//! lost, and never in the way of what comes after it. What its namespace has no room for now waits here until it has, and with
+//! it all that the namespace enqueued later, which may depend on it.
+
+use std::collections::HashMap;
+use std::time::Duration;
 
 use orca_proto::ids::TaskId;
 use orca_proto::plan::{self, Graph};
-use orca_proto::problem::Problem;
-use orca_proto::spec::NewTask;
+use orca_proto::problem::{Kind, Problem};
+use orca_proto::spec::{DEFAULT_QUEUE, NewTask, is_valid_name};
+use serde_json::Value;
 use sqlx::PgConnection;
+use tokio::time::Instant;
 
 use super::enqueue::take_key;
 use super::gather::is_simple;
 use super::graph::{Place, check_dates, prepare, refused};
 use super::transaction::transaction;
-use super::{App, Error, quota};
+use super::{App, Error, fault, quota};
 use crate::db::apply::Effects;
 use crate::db::inbox::{self, Entry};
 use crate::db::insert;
 
 /// Entries that are taken at a time.
 const TAKEN: i64 = 500;
+/// That a namespace has as many open tasks as it may.
+const NO_ROOM: &str = "the namespace has no room for another task";
 /// The most of what is wrong that a reason tells, in bytes.
 const REASON: usize = 1_000;
 
@@ -30,27 +38,31 @@ struct Valid {
 }
 
 impl App {
-    /// Enqueues the oldest of what came by SQL; answers how many entries those were.
+    /// Enqueues the oldest of what came by SQL; answers how many entries were looked at. Those of namespaces that are `full` are
+    /// not, and namespaces that turn out to be are added to them.
     ///
     /// # Errors
     /// The database's; what was not enqueued is still there then.
-    pub(crate) async fn take_inbox(&self) -> Result<usize, Error> {
-        match self.take_in_order().await {
+    pub(crate) async fn take_inbox(&self, full: &mut Full) -> Result<usize, Error> {
+        match self.take_in_order(full).await {
             // It is taken care of.
             Err(Error::Unavailable(_)) => Ok(0),
             taken => taken,
         }
     }
 
-    async fn take_in_order(&self) -> Result<usize, Error> {
+    async fn take_in_order(&self, full: &mut Full) -> Result<usize, Error> {
         let entries = {
             let mut connection = self.0.pool.acquire().await?;
-            inbox::oldest(&mut connection, TAKEN).await?
+            inbox::oldest(&mut connection, &full.names(), TAKEN).await?
         };
         let count = entries.len();
         // Runs of what needs nothing but a row and a place in line are stored together, all else one by one.
         let mut run: Vec<(Entry, NewTask)> = Vec::new();
         for entry in entries {
+            if full.holds(&entry.namespace) {
+                continue;
+            }
             let valid = self.check(&entry);
             let simple = match &valid {
                 Ok(valid) => {
@@ -62,36 +74,36 @@ impl App {
                 Err(_) => false,
             };
             if run.first().is_some_and(|(first, _)| !simple || first.namespace != entry.namespace) {
-                self.store_run(std::mem::take(&mut run)).await?;
+                self.store_run(std::mem::take(&mut run), full).await?;
+                if full.holds(&entry.namespace) {
+                    continue;
+                }
             }
             match valid {
                 Ok(valid) if simple => run.push((entry, valid.spec)),
-                Ok(valid) => self.store(entry, valid).await?,
+                Ok(valid) => self.store(entry, valid, full).await?,
                 Err(problem) => self.refuse(entry, None, told(&problem)).await?,
             }
         }
-        self.store_run(run).await?;
+        self.store_run(run, full).await?;
         Ok(count)
     }
 
     fn check(&self, entry: &Entry) -> Result<Valid, Problem> {
-        let mut json = serde_json::Deserializer::from_str(&entry.spec);
-        let spec: NewTask = serde_path_to_error::deserialize(&mut json).map_err(|error| {
-            let pointer = format!("/{}", error.path().to_string().replace('.', "/"));
-            Error::field(pointer, error.into_inner().to_string()).problem()
-        })?;
+        let spec: NewTask = serde_json::from_str(&entry.spec)
+            .map_err(|error| Problem::validation(vec![fault::field::<NewTask>(&entry.spec, &error)]))?;
         let outside = plan::validate_one(&spec).map_err(Problem::validation)?;
         check_dates(std::slice::from_ref(&spec), self.0.clock.now(), |_| String::new())
             .map_err(|error| error.problem())?;
         Ok(Valid { spec, outside })
     }
 
-    async fn store_run(&self, run: Vec<(Entry, NewTask)>) -> Result<(), Error> {
+    async fn store_run(&self, run: Vec<(Entry, NewTask)>, full: &mut Full) -> Result<(), Error> {
         match self.store_together(run.clone()).await {
             // One of them it is: each by itself then.
             Err(error) if is_of_data(&error) => {
                 for (entry, spec) in run {
-                    self.store(entry, Valid { spec, outside: Vec::new() }).await?;
+                    self.store(entry, Valid { spec, outside: Vec::new() }, full).await?;
                 }
                 Ok(())
             }
@@ -132,7 +144,11 @@ impl App {
         .await
     }
 
-    async fn store(&self, entry: Entry, valid: Valid) -> Result<(), Error> {
+    /// Stores an entry, unless its namespace has no room for it.
+    async fn store(&self, entry: Entry, valid: Valid, full: &mut Full) -> Result<(), Error> {
+        if full.holds(&entry.namespace) {
+            return Ok(());
+        }
         let (app, spec, kept) = (self.clone(), valid.spec.clone(), entry.clone());
         let stored = self
             .spawned(async move {
@@ -141,8 +157,16 @@ impl App {
             .await;
         match stored {
             Ok(None) => Ok(()),
+            Err(Error::Unavailable(NO_ROOM)) => {
+                full.add(kept.namespace);
+                Ok(())
+            }
             Ok(Some(reason)) => self.refuse(kept, Some(spec), reason).await,
-            Err(error @ Error::Refused(_)) => self.refuse(kept, Some(spec), told(&error.problem())).await,
+            Err(Error::Refused(problem)) => {
+                // What depends on things that are not there must not run without them at another try.
+                let stands = !matches!(problem.kind, Kind::Validation | Kind::PlanInvalid);
+                self.refuse(kept, stands.then_some(spec), told(&problem)).await
+            }
             Err(error) if is_of_data(&error) => {
                 let reason = "it was enqueued by SQL and cannot be stored".to_owned();
                 tracing::warn!(task.id = %kept.id, %error, "a task that came by SQL cannot be stored");
@@ -154,9 +178,7 @@ impl App {
 
     /// Stores an entry that cannot be enqueued as a task that has failed.
     async fn refuse(&self, entry: Entry, spec: Option<NewTask>, reason: String) -> Result<(), Error> {
-        // What cannot be read is not kept: its place is taken by a task that could not run either.
-        let spec =
-            spec.unwrap_or_else(|| NewTask { name: Some("invalid".into()), ..NewTask::new("invalid") });
+        let spec = spec.unwrap_or_else(|| placeholder(&entry.spec));
         let app = self.clone();
         self.spawned(async move {
             transaction!(app, |tx, effects| {
@@ -180,6 +202,52 @@ impl App {
             })
         })
         .await
+    }
+}
+
+/// A spec in the place of one that was none: it has no image, so nobody can run it, and what was given is its input.
+fn placeholder(given: &str) -> NewTask {
+    let input = serde_json::from_str(given).unwrap_or_else(|_| Value::String(given.to_owned()));
+    let queue = input.get("queue").and_then(Value::as_str).filter(|queue| is_valid_name(queue));
+    let queue = queue.unwrap_or(DEFAULT_QUEUE).to_owned();
+    NewTask { name: Some("invalid".into()), queue, input, ..NewTask::new("") }
+}
+
+/// Whether a spec is one that somebody gave, and not [`placeholder`]'s.
+pub(crate) fn was_valid(spec: &NewTask) -> bool {
+    !spec.container.image.is_empty()
+}
+
+/// That an order to try again names what can never be tried.
+pub(crate) fn never_valid(id: TaskId) -> Error {
+    Error::refused(
+        Kind::Conflict,
+        format!(
+            "task {id} never had a valid spec; enqueue it anew, as its reason says how: what was given is its input"
+        ),
+    )
+}
+
+/// Namespaces that had no room for more tasks, and when that was.
+#[derive(Default)]
+pub(crate) struct Full(HashMap<String, Instant>);
+
+impl Full {
+    fn add(&mut self, namespace: String) {
+        self.0.insert(namespace, Instant::now());
+    }
+
+    fn holds(&self, namespace: &str) -> bool {
+        self.0.contains_key(namespace)
+    }
+
+    fn names(&self) -> Vec<String> {
+        self.0.keys().cloned().collect()
+    }
+
+    /// Lets those be looked at again that were full some time ago.
+    pub(crate) fn forget(&mut self, after: Duration) {
+        self.0.retain(|_, since| since.elapsed() < after);
     }
 }
 
@@ -223,7 +291,10 @@ async fn store_one(
     if let Some(holder) = planned.existing.first() {
         return Ok(Some(format!("task {holder} holds its unique key")));
     }
-    quota::check(tx, &entry.namespace, 1, &[]).await?;
+    match quota::check(tx, &entry.namespace, 1, &[]).await {
+        Err(Error::Refused(_)) => return Err(Error::Unavailable(NO_ROOM)),
+        checked => checked?,
+    }
     inbox::remove(tx, &[entry.seq]).await?;
     insert::tasks(tx, &entry.namespace, &planned.tasks, effects).await?;
     Ok(None)

@@ -32,6 +32,7 @@ mod dead_letter;
 mod enqueue;
 mod event;
 mod filter;
+pub(crate) mod fault;
 mod gate;
 mod gather;
 mod graph;
@@ -60,6 +61,7 @@ pub(crate) use cancel::cancel_under;
 pub use event::{EventCursor, EventCursorError};
 use gather::Gathering;
 pub(crate) use graph::describe;
+pub(crate) use inbox::Full;
 use lines::Lines;
 pub use log::log_cursor;
 use presence::Presence;
@@ -103,6 +105,8 @@ pub struct QueueStats {
     pub tasks: Vec<(State, i64)>,
     /// Nodes by role and state.
     pub nodes: Vec<(Role, NodeState, i64)>,
+    /// Tasks that were enqueued by SQL and are not taken in yet; counted up to 100,000.
+    pub inbox: i64,
     /// Leases held.
     pub leases: i64,
     /// Connections open to the database.
@@ -136,6 +140,8 @@ pub(crate) struct Inner {
 const CLAIMING: usize = 64;
 /// How long the first connection may take.
 const CONNECT: Duration = Duration::from_secs(10);
+/// What came by SQL and waits, counted up to this.
+const INBOX: i64 = 100_000;
 /// How long [`App::database_ready`] waits.
 const READY: Duration = Duration::from_secs(2);
 
@@ -223,6 +229,7 @@ impl App {
         let mut connection = self.0.pool.acquire().await?;
         let mut stats = QueueStats {
             nodes: db::node::counts(&mut connection, self.0.lease).await?,
+            inbox: db::inbox::count(&mut connection, INBOX).await?,
             connections: self.0.pool.size(),
             idle_connections: u32::try_from(self.0.pool.num_idle()).unwrap_or(u32::MAX),
             events_held: Duration::from_millis(

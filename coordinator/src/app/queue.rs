@@ -6,6 +6,7 @@
 use std::collections::BTreeMap;
 
 use orca_proto::page::Page;
+use orca_proto::problem::Kind;
 use orca_proto::queue::{Group, GroupSettings, Pause, Paused, Queue, QueueSettings};
 use orca_proto::spec::is_valid_name;
 use sqlx::PgConnection;
@@ -84,6 +85,33 @@ impl App {
         self.queue_change(who, searchable(queue)?, "", Change::Resume).await
     }
 
+    /// Removes what was set for a queue and its groups; it stays known for as long as lanes of it are.
+    ///
+    /// # Errors
+    /// `conflict` while it has open tasks; `not-found` if neither a task nor a setting has ever named it; the database's.
+    pub async fn queue_remove(&self, who: &Principal, queue: &str) -> Result<(), Error> {
+        let (app, namespace, queue) = (self.clone(), who.namespace.clone(), searchable(queue)?.to_owned());
+        self.spawned(async move {
+            transaction!(app, |tx, effects| {
+                queue_settings::lock(tx, &namespace).await?;
+                let open = queue_settings::open(tx, &namespace, &queue).await?;
+                if open > 0 {
+                    let detail = format!(
+                        "the queue {queue} has {open} open tasks; cancel them, or wait until they have ended"
+                    );
+                    return Err(Error::refused(Kind::Conflict, detail));
+                }
+                let removed = queue_settings::remove(tx, &namespace, &queue).await?;
+                if !removed && !queue_settings::is_known(tx, &namespace, &queue, "").await? {
+                    return Err(Error::not_found());
+                }
+                effects.settings = true;
+                Ok(())
+            })
+        })
+        .await
+    }
+
     /// Sets how a group inside a queue is served. Whether it is paused stays.
     ///
     /// # Errors
@@ -140,6 +168,7 @@ impl App {
             transaction!(app, |tx, effects| {
                 let namespace = who.namespace.as_str();
                 queue_settings::lock(tx, namespace).await?;
+                let created = !queue_settings::is_known(tx, namespace, &queue, &group).await?;
                 match &change {
                     Change::Settings(row) => {
                         quota::check(tx, namespace, 0, std::slice::from_ref(&queue)).await?;
@@ -156,6 +185,8 @@ impl App {
                 let mut told = one(tx, namespace, &queue, &group).await?;
                 // Beside the one that was changed, an answer need not list them all.
                 told.groups.retain(|known| group.is_empty() || known.name == group);
+                told.created = created;
+                told.groups.iter_mut().for_each(|known| known.created = created && known.name == group);
                 Ok(told)
             })
         })
@@ -228,6 +259,7 @@ fn queue(name: String, rules: QueueRules, flows: Vec<InLine>, keep: &str) -> Que
         paused,
         ready: 0,
         running: 0,
+        created: false,
     };
     let mut groups: BTreeMap<String, Group> = rules
         .groups
@@ -253,5 +285,5 @@ fn queue(name: String, rules: QueueRules, flows: Vec<InLine>, keep: &str) -> Que
         groups.truncate(GROUPS);
         groups.sort_by(|one, other| one.name.cmp(&other.name));
     }
-    Queue { name, settings: rules.settings, paused: rules.paused, ready, running, groups }
+    Queue { name, settings: rules.settings, paused: rules.paused, ready, running, groups, created: false }
 }

@@ -7,7 +7,7 @@ use orca_proto::task::{State, Task, TaskFilter, TaskSummary};
 
 use super::check::Check;
 use super::{App, Error, Principal};
-use crate::db::{as_word, attempt, dependency, task, to_json};
+use crate::db::{as_word, attempt, dependency, gate, task, to_json};
 
 /// Tasks on a page unless told.
 pub(super) const PAGE: u32 = 50;
@@ -20,6 +20,8 @@ impl App {
     pub async fn task_get(&self, who: &Principal, id: TaskId) -> Result<Task, Error> {
         let mut connection = self.0.pool.acquire().await?;
         let body = task::get(&mut connection, &who.namespace, id).await?.ok_or_else(Error::not_found)?;
+        let approval =
+            if body.spec.approval.is_some() { gate::decided(&mut connection, id).await? } else { None };
         Ok(Task {
             summary: body.summary,
             spec: body.spec,
@@ -27,6 +29,7 @@ impl App {
             result: body.result,
             attempts: attempt::of_task(&mut connection, id).await?,
             retry_of: body.retry_of,
+            approval,
         })
     }
 

@@ -2,6 +2,7 @@
 
 use jiff::Timestamp;
 use orca_proto::ids::TaskId;
+use orca_proto::problem::Kind;
 use orca_proto::spec::NewTask;
 use orca_proto::task::{State, Step};
 use orca_proto::why::{Condition, Why};
@@ -12,11 +13,13 @@ use super::{App, Error, Principal};
 use crate::db::apply::role_word;
 use crate::db::rules::{self, Rules};
 use crate::db::why::{self, Subject};
-use crate::db::{lane, node, session};
-use crate::dispatch::{self, Fleet, Flow, InLine, Line, Moment};
+use crate::db::{gate, inbox, lane, node, session};
+use crate::dispatch::{self, Asker, Fleet, Flow, InLine, LaneKey, Line, Moment, Settings, Usage};
 
 /// Other tasks that are named at most: dependencies, and holders of a limit.
 const NAMED: i64 = 20;
+/// Tasks of other lanes of which it is looked at each whether it still waits.
+const LOOKED_AT: u64 = 20_000;
 
 impl App {
     /// Why a task is not running; where it runs, who holds it; where it ended, how.
@@ -37,22 +40,43 @@ impl App {
     }
 
     async fn explain(&self, tx: &mut PgConnection, namespace: &str, id: TaskId) -> Result<Why, Error> {
-        let task = why::subject(tx, namespace, id).await?.ok_or_else(Error::not_found)?;
+        let Some(task) = why::subject(tx, namespace, id).await? else {
+            if !inbox::waits(tx, namespace, id).await? {
+                return Err(Error::not_found());
+            }
+            let detail = "it was enqueued by SQL and has not been taken in yet: it is within a second, or, where the namespace has \
+                          as many open tasks as it may, once some of them have ended";
+            return Err(Error::refused(Kind::NotFound, detail));
+        };
         let now = session::now(tx).await?;
-        let mut conditions = Vec::new();
+        let (mut conditions, mut approved) = (Vec::new(), Vec::new());
         if task.cancel_requested && !task.state.is_terminal() {
             conditions.push(dispatch::cancel_requested(None, task.reason.as_deref()));
         }
+        if task.spec.approval.is_some()
+            && let Some(decided) = gate::decided(tx, id).await?.filter(|decided| decided.approved)
+        {
+            approved.push(dispatch::approved(&decided));
+        }
         match task.state {
-            State::Blocked => blocked(tx, id, &task, now, &mut conditions).await?,
-            State::Scheduled => conditions.extend(task.run_at.map(|at| {
-                if task.attempt == 0 {
-                    return dispatch::due(at.0, now);
-                }
-                let next = task.attempts_used + 1;
-                dispatch::backoff(at.0, now, next, task.max_attempts, task.outcome.as_ref())
-            })),
-            State::Ready => return self.in_line(tx, namespace, id, &task, now, conditions).await,
+            State::Blocked => {
+                blocked(tx, id, &task, now, &mut conditions).await?;
+                conditions.extend(self.afterwards(tx, namespace, &task, now).await?);
+            }
+            State::Scheduled => {
+                conditions.extend(task.run_at.map(|at| {
+                    if task.attempt == 0 {
+                        return dispatch::due(at.0, now);
+                    }
+                    let next = task.attempts_used + 1;
+                    dispatch::backoff(at.0, now, next, task.max_attempts, task.outcome.as_ref())
+                }));
+                conditions.extend(self.afterwards(tx, namespace, &task, now).await?);
+            }
+            State::Ready => {
+                conditions.append(&mut approved);
+                return self.in_line(tx, namespace, id, &task, now, conditions).await;
+            }
             State::Running => {
                 let holder = why::holder(tx, task.lane, id).await?;
                 conditions.extend(
@@ -68,7 +92,27 @@ impl App {
             }
             _ => {}
         }
+        conditions.append(&mut approved);
         Ok(dispatch::why(id, task.state, conditions, None, Vec::new()))
+    }
+
+    /// What is known to hold a task once it comes in line.
+    async fn afterwards(
+        &self,
+        tx: &mut PgConnection,
+        namespace: &str,
+        task: &Subject,
+        now: Timestamp,
+    ) -> Result<Vec<Condition>, Error> {
+        let scene = self.scene(tx, namespace, task, now).await?;
+        let in_line = InLine {
+            lane: &scene.key,
+            since_us: now.as_microsecond(),
+            ahead: 0,
+            queue_holders: &[],
+            group_holders: &[],
+        };
+        Ok(dispatch::lasting(dispatch::explain(in_line, &scene.nodes, &scene.moment()).conditions))
     }
 
     /// What dispatch says of a task that is ready.
@@ -81,30 +125,11 @@ impl App {
         now: Timestamp,
         mut conditions: Vec<Condition>,
     ) -> Result<Why, Error> {
-        let key = lane_of(namespace, &NewTask { role: task.role, ..task.spec.clone() });
-        let role = role_word(task.role);
         let standing = why::standing(tx, task.lane, id, why::came(task)).await?;
-        let Rules { settings, mut usage, .. } = rules::load(tx, namespace).await?;
-        rules::running(tx, namespace, &mut usage).await?;
-        let nodes = node::live(tx, namespace, role, self.0.lease).await?;
-        let fleet = Fleet::new(nodes.iter().map(|node| (&node.labels, &node.queues)));
-        let moment =
-            Moment { settings: &settings, usage: &usage, fleet: &fleet, now_us: now.as_microsecond() };
-        let lanes = why::lanes(tx, namespace, role).await?;
-        let lines: Vec<Line> = lane::waiting(tx, Some(&lanes))
-            .await?
-            .into_iter()
-            // What nobody may take holds nobody up.
-            .filter(|lane| nodes.is_empty() || fleet.may_take(&lane.key))
-            .map(|lane| Line {
-                id: lane.id,
-                waiting: lane.waiting,
-                head_since_us: lane.since.0.as_microsecond(),
-                lane: std::sync::Arc::new(lane.key),
-            })
-            .collect();
         let since_us = standing.since.0.as_microsecond();
-        let ahead = dispatch::ahead(&lines, &key, since_us, standing.before, &moment);
+        let scene = self.scene(tx, namespace, task, now).await?;
+        let ahead = standing.before.saturating_add(others(tx, namespace, task, &scene, since_us).await?);
+        let (key, moment) = (&scene.key, scene.moment());
         let (queue, group) = limited(&key.flow, &moment);
         let (name, in_group) = (key.flow.queue(), key.flow.group());
         let queue_holders =
@@ -112,16 +137,87 @@ impl App {
         let group_holders =
             if group { why::holders(tx, namespace, name, in_group, NAMED).await? } else { Vec::new() };
         let in_line = InLine {
-            lane: &key,
+            lane: key,
             since_us,
             ahead,
             queue_holders: &queue_holders,
             group_holders: &group_holders,
         };
-        let explained = dispatch::explain(in_line, &nodes, &moment);
+        let explained = dispatch::explain(in_line, &scene.nodes, &moment);
         conditions.extend(explained.conditions);
         Ok(dispatch::why(id, task.state, conditions, Some(ahead), explained.eligible_nodes))
     }
+
+    /// What dispatch would look at for this task.
+    async fn scene(
+        &self,
+        tx: &mut PgConnection,
+        namespace: &str,
+        task: &Subject,
+        now: Timestamp,
+    ) -> Result<Scene, Error> {
+        let Rules { settings, mut usage, .. } = rules::load(tx, namespace).await?;
+        rules::running(tx, namespace, &mut usage).await?;
+        let nodes = node::live(tx, namespace, role_word(task.role), self.0.lease).await?;
+        let fleet = Fleet::new(nodes.iter().map(|node| (&node.labels, &node.queues)));
+        let key = lane_of(namespace, &NewTask { role: task.role, ..task.spec.clone() });
+        Ok(Scene { key, settings, usage, nodes, fleet, now_us: now.as_microsecond() })
+    }
+}
+
+/// A task's lane, and all that decides who may take of it.
+struct Scene {
+    key: LaneKey,
+    settings: Settings,
+    usage: Usage,
+    nodes: Vec<Asker>,
+    fleet: Fleet,
+    now_us: i64,
+}
+
+impl Scene {
+    fn moment(&self) -> Moment<'_> {
+        Moment { settings: &self.settings, usage: &self.usage, fleet: &self.fleet, now_us: self.now_us }
+    }
+}
+
+/// How many tasks of other lanes go before this one.
+async fn others(
+    tx: &mut PgConnection,
+    namespace: &str,
+    task: &Subject,
+    scene: &Scene,
+    since_us: i64,
+) -> Result<u64, Error> {
+    // Those that none of the nodes that fit this task may take are not in its way. Where there is no node at all, one that fits
+    // may be one that fits them too.
+    let fit = scene.nodes.iter().filter(|node| dispatch::fits(node, &scene.key));
+    let fleet = Fleet::new(fit.map(|node| (&node.labels, &node.queues)));
+    let lanes = why::lanes(tx, namespace, role_word(task.role)).await?;
+    let lines: Vec<Line> = lane::waiting(tx, Some(&lanes))
+        .await?
+        .into_iter()
+        .filter(|lane| scene.nodes.is_empty() || fleet.may_take(&lane.key))
+        .map(|lane| Line {
+            id: lane.id,
+            waiting: lane.waiting,
+            head_since_us: lane.since.0.as_microsecond(),
+            lane: std::sync::Arc::new(lane.key),
+        })
+        .collect();
+    let mut before = dispatch::before(&lines, &scene.key, since_us, &scene.moment());
+    // Lines also hold what ended in them: told apart where that is soon done, the short ones first.
+    before.sort_by_key(|line| line.waiting);
+    let mut looked_at = 0_u64;
+    let short = before.iter().take_while(|line| {
+        looked_at = looked_at.saturating_add(line.waiting);
+        looked_at <= LOOKED_AT
+    });
+    let (short, long) = before.split_at(short.count());
+    let ids: Vec<i32> = short.iter().map(|line| line.id).collect();
+    let waiting = why::waiting(tx, &ids).await?;
+    let exact = waiting.into_iter().map(|waiting| u64::try_from(waiting).unwrap_or_default());
+    Ok(exact.chain(long.iter().map(|line| line.waiting)).fold(0, u64::saturating_add))
 }
 
 /// Whether the queue and the group of a flow have a limit, and as many running as it lets.
@@ -152,7 +248,12 @@ async fn blocked(
         Some(goal) => why::open_children(tx, goal).await?.saturating_sub(1),
         None => u64::try_from(task.open_dependencies).unwrap_or_default(),
     };
-    conditions.extend(awaited.iter().map(|on| dispatch::dependency(on.id, &on.name, on.state)));
+    let stuck = awaited.iter().filter(|on| on.state == State::Blocked).map(|on| on.id.0);
+    let roots = why::roots(tx, &stuck.collect::<Vec<_>>()).await?;
+    conditions.extend(awaited.iter().map(|on| {
+        let root = roots.get(&on.id).map(|root| (root.id, root.name.as_str(), root.state));
+        dispatch::dependency(on.id, &on.name, on.state, root)
+    }));
     if named == NAMED.unsigned_abs() && all > named {
         conditions.push(dispatch::further(all - named));
     }

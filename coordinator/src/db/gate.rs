@@ -1,11 +1,12 @@
 //! Gates: what a blocked task waits for beside other tasks. An approval is the gate without a name, the others are signals.
 
+use orca_proto::approval::Decided;
 use orca_proto::ids::TaskId;
 use orca_proto::spec::{NewTask, OnTimeout};
 use sqlx::PgConnection;
 use uuid::Uuid;
 
-use super::{as_word, timer, word};
+use super::{Time, as_word, timer, word};
 
 /// The name of the gate that is an approval.
 pub(crate) const APPROVAL: &str = "";
@@ -84,6 +85,39 @@ pub(crate) async fn open(
     .execute(connection)
     .await?;
     Ok(done.rows_affected() > 0)
+}
+
+/// Writes down that an approval was refused. The task is locked, and ends.
+pub(crate) async fn refuse(
+    connection: &mut PgConnection,
+    task: TaskId,
+    by: &str,
+    comment: Option<&str>,
+) -> sqlx::Result<()> {
+    sqlx::query!(
+        r#"UPDATE orca.gates SET opened_at = orca.now(), opened_by = $3, comment = $4, refused = true
+           WHERE task = $1 AND name = $2 AND opened_at IS NULL"#,
+        task.0,
+        APPROVAL,
+        by,
+        comment
+    )
+    .execute(connection)
+    .await
+    .map(drop)
+}
+
+/// What was decided of a task's approval; nothing where it needs none, or nobody has answered.
+pub(crate) async fn decided(connection: &mut PgConnection, task: TaskId) -> sqlx::Result<Option<Decided>> {
+    let row = sqlx::query!(
+        r#"SELECT opened_at AS "at!: Time", coalesce(opened_by, '') AS "by!", comment, refused FROM orca.gates
+           WHERE task = $1 AND name = $2 AND opened_at IS NOT NULL"#,
+        task.0,
+        APPROVAL
+    )
+    .fetch_optional(connection)
+    .await?;
+    Ok(row.map(|row| Decided { approved: !row.refused, at: row.at.0, by: row.by, comment: row.comment }))
 }
 
 /// What is to happen when the wait at a closed gate takes too long; nothing where it is open.

@@ -1,5 +1,6 @@
 //! What was enqueued from SQL and is not yet a task.
 
+use orca_proto::ids::TaskId;
 use sqlx::PgConnection;
 use uuid::Uuid;
 
@@ -24,11 +25,17 @@ pub(crate) async fn lock(connection: &mut PgConnection) -> sqlx::Result<bool> {
     sqlx::query_scalar!(r#"SELECT pg_try_advisory_xact_lock($1) AS "got!""#, LOCK).fetch_one(connection).await
 }
 
-/// The oldest entries, at most `most`.
-pub(crate) async fn oldest(connection: &mut PgConnection, most: i64) -> sqlx::Result<Vec<Entry>> {
+/// The oldest entries, at most `most`, but for those of the namespaces in `except`.
+pub(crate) async fn oldest(
+    connection: &mut PgConnection,
+    except: &[String],
+    most: i64,
+) -> sqlx::Result<Vec<Entry>> {
     sqlx::query_as!(
         Entry,
-        "SELECT seq, id, namespace, spec, idempotency_key, request FROM orca.inbox ORDER BY seq LIMIT $1",
+        "SELECT seq, id, namespace, spec, idempotency_key, request FROM orca.inbox WHERE NOT namespace = ANY($1)
+         ORDER BY seq LIMIT $2",
+        except,
         most
     )
     .fetch_all(connection)
@@ -46,4 +53,22 @@ pub(crate) async fn is_there(connection: &mut PgConnection, seq: i64) -> sqlx::R
 pub(crate) async fn remove(connection: &mut PgConnection, seqs: &[i64]) -> sqlx::Result<usize> {
     let done = sqlx::query!("DELETE FROM orca.inbox WHERE seq = ANY($1)", seqs).execute(connection).await?;
     Ok(usize::try_from(done.rows_affected()).unwrap_or(usize::MAX))
+}
+
+/// How many entries there are, counted up to `most`.
+pub(crate) async fn count(connection: &mut PgConnection, most: i64) -> sqlx::Result<i64> {
+    sqlx::query_scalar!(r#"SELECT count(*) AS "count!" FROM (SELECT FROM orca.inbox LIMIT $1) AS i"#, most)
+        .fetch_one(connection)
+        .await
+}
+
+/// Whether a task of this id of the namespace is still an entry.
+pub(crate) async fn waits(connection: &mut PgConnection, namespace: &str, id: TaskId) -> sqlx::Result<bool> {
+    sqlx::query_scalar!(
+        r#"SELECT EXISTS (SELECT FROM orca.inbox WHERE id = $1 AND namespace = $2) AS "waits!""#,
+        id.0,
+        namespace
+    )
+    .fetch_one(connection)
+    .await
 }

@@ -46,6 +46,7 @@ pub(crate) mod signal;
 pub(crate) mod snapshot;
 pub(crate) mod task;
 pub(crate) mod timer;
+pub(crate) mod trim;
 pub(crate) mod unique;
 pub(crate) mod why;
 

@@ -290,8 +290,8 @@ pub(crate) async fn sweep(connection: &mut PgConnection, idle: Duration) -> sqlx
     Ok(segments.rows_affected() + grants.rows_affected())
 }
 
-/// Open tasks by state: from lines, grants and the narrow indexes, not from the tasks themselves. What ended in line counts
-/// as ready until it is passed over.
+/// Open tasks by state: from lines, grants and the narrow indexes, not from the tasks themselves. What ended in the middle of a
+/// line counts as ready until it is passed over.
 pub(crate) async fn open_counts(connection: &mut PgConnection) -> sqlx::Result<Vec<(String, i64)>> {
     let rows = sqlx::query!(
         r#"SELECT 'ready' AS "state!", coalesce(sum(x.waiting), 0)::bigint AS "count!" FROM orca.lined l

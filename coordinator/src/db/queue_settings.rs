@@ -1,10 +1,11 @@
 //! What operators set for queues and for groups inside of them (the empty group is the queue itself), and what is in line.
 
+use orca_proto::limits;
 use orca_proto::queue::{GroupSettings, QueueSettings, Rate};
 use sqlx::PgConnection;
 
 /// Tasks of a lane up to which those that ended in line are looked for, and not counted.
-const EXACT: i64 = 1_000;
+const EXACT: i64 = limits::COUNTED.cast_signed();
 
 /// Settings of a queue or a group, as their row has them.
 #[derive(Clone, Copy, Debug, Default)]
@@ -99,6 +100,53 @@ pub(crate) async fn set(
     .execute(connection)
     .await
     .map(drop)
+}
+
+/// Whether a task or a setting has named a queue, or a group of it.
+pub(crate) async fn is_known(
+    connection: &mut PgConnection,
+    namespace: &str,
+    queue: &str,
+    group: &str,
+) -> sqlx::Result<bool> {
+    sqlx::query_scalar!(
+        r#"SELECT EXISTS (SELECT FROM orca.queues WHERE namespace = $1 AND queue = $2 AND ($3 = '' OR grp = $3))
+               OR EXISTS (SELECT FROM orca.lanes WHERE namespace = $1 AND queue = $2 AND ($3 = '' OR grp = $3)) AS "known!""#,
+        namespace,
+        queue,
+        group
+    )
+    .fetch_one(connection)
+    .await
+}
+
+/// How many tasks of a queue have not ended. What ended in a long line counts until it is passed over.
+pub(crate) async fn open(connection: &mut PgConnection, namespace: &str, queue: &str) -> sqlx::Result<i64> {
+    sqlx::query_scalar!(
+        r#"WITH l AS MATERIALIZED (SELECT id FROM orca.lanes WHERE namespace = $1 AND queue = $2)
+           SELECT (coalesce((SELECT sum(orca.in_line(l.id, $3)) FROM l), 0)
+               + (SELECT coalesce(sum(g.open), 0) FROM l JOIN orca.grants g ON g.lane = l.id AND g.open > 0)
+               + (SELECT count(*) FROM orca.tasks t JOIN l ON l.id = t.lane WHERE t.state = 'scheduled')
+               + (SELECT count(*) FROM orca.tasks t JOIN l ON l.id = t.lane
+                  WHERE t.state IN ('blocked', 'waiting')))::bigint AS "open!""#,
+        namespace,
+        queue,
+        EXACT
+    )
+    .fetch_one(connection)
+    .await
+}
+
+/// Removes what was set for a queue and its groups; answers whether there was anything.
+pub(crate) async fn remove(
+    connection: &mut PgConnection,
+    namespace: &str,
+    queue: &str,
+) -> sqlx::Result<bool> {
+    let done = sqlx::query!("DELETE FROM orca.queues WHERE namespace = $1 AND queue = $2", namespace, queue)
+        .execute(connection)
+        .await?;
+    Ok(done.rows_affected() > 0)
 }
 
 /// Pauses a queue or a group that is not paused yet.

@@ -1,12 +1,17 @@
 //! The facts that `why` tells of a task, all as of one instant.
 
+use std::collections::HashMap;
+
 use orca_proto::ids::TaskId;
 use orca_proto::spec::{NewTask, Role};
 use orca_proto::task::{Outcome, State, Step};
 use sqlx::{Executor, PgConnection};
+use uuid::Uuid;
 
 use super::{Time, from_json, timer, word};
 
+/// How many dependencies of dependencies are followed.
+const FOLLOWED: i32 = 100;
 /// Places in line that are counted one by one.
 const COUNTED: i64 = 10_000;
 /// Segments that are looked at to say about how many stand before a task that is farther back.
@@ -114,6 +119,38 @@ pub(crate) async fn awaited(
     rows.into_iter()
         .map(|row| {
             Ok(Awaited { id: TaskId(row.id), name: row.name, state: word(&row.state, "tasks.state")? })
+        })
+        .collect()
+}
+
+/// Where the chain of open dependencies that begins at each of these tasks ends, as far as it is followed; nothing for those that
+/// depend on nothing any more. Of several dependencies the oldest is followed.
+pub(crate) async fn roots(
+    connection: &mut PgConnection,
+    tasks: &[Uuid],
+) -> sqlx::Result<HashMap<TaskId, Awaited>> {
+    let rows = sqlx::query!(
+        r#"WITH RECURSIVE chain(first, id, depth) AS (
+               SELECT u, u, 0 FROM unnest($1::uuid[]) AS u
+               UNION ALL
+               SELECT c.first, n.id, c.depth + 1 FROM chain c
+               CROSS JOIN LATERAL (
+                   SELECT t.id FROM orca.dependencies w JOIN orca.tasks t ON t.id = w.needs
+                   WHERE w.task = c.id AND w.open AND t.finished_at IS NULL
+                     AND NOT EXISTS (SELECT FROM orca.done d WHERE d.task = t.id) ORDER BY w.needs LIMIT 1) n
+               WHERE c.depth < $2)
+           SELECT r.first AS "first!", r.id AS "id!", t.name AS "name!", t.state AS "state!"
+           FROM (SELECT DISTINCT ON (first) first, id FROM chain WHERE depth > 0 ORDER BY first, depth DESC) r
+           JOIN orca.task_now t ON t.id = r.id"#,
+        tasks,
+        FOLLOWED
+    )
+    .fetch_all(connection)
+    .await?;
+    rows.into_iter()
+        .map(|row| {
+            let state = word(&row.state, "tasks.state")?;
+            Ok((TaskId(row.first), Awaited { id: TaskId(row.id), name: row.name, state }))
         })
         .collect()
 }
@@ -287,6 +324,18 @@ pub(crate) async fn lanes(
     sqlx::query_scalar!("SELECT id FROM orca.lanes WHERE namespace = $1 AND role = $2", namespace, role)
         .fetch_all(connection)
         .await
+}
+
+/// How many tasks wait in each of these lanes, in the same order: exact where they are few.
+pub(crate) async fn waiting(connection: &mut PgConnection, lanes: &[i32]) -> sqlx::Result<Vec<i64>> {
+    sqlx::query_scalar!(
+        r#"SELECT orca.in_line(u.lane, $2) AS "waiting!" FROM unnest($1::int[]) WITH ORDINALITY AS u(lane, place)
+           ORDER BY u.place"#,
+        lanes,
+        COUNTED
+    )
+    .fetch_all(connection)
+    .await
 }
 
 /// Since when a task is thought to be in line, where the line was not searched for it.

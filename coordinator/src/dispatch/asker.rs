@@ -30,6 +30,11 @@ pub(crate) fn serves(queues: &BTreeSet<String>, queue: &str) -> bool {
     queues.is_empty() || queues.contains(queue)
 }
 
+/// Whether a node could ever take tasks of a lane: what it has free now aside.
+pub(crate) fn fits(node: &Asker, lane: &LaneKey) -> bool {
+    serves(&node.queues, lane.flow.queue()) && meets(&lane.requires, &node.labels)
+}
+
 /// The live nodes of one namespace and role by what never changes while they live: made anew when one comes or goes.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Fleet {

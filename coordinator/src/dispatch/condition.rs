@@ -2,6 +2,7 @@
 //! sentence and its facts each; what is true of the task is for the caller to know.
 
 use jiff::Timestamp;
+use orca_proto::approval::Decided;
 use orca_proto::ids::TaskId;
 use orca_proto::task::{Outcome, State};
 use orca_proto::why::{Condition, ConditionKind};
@@ -21,13 +22,28 @@ pub(super) fn condition<'a>(
     Condition { kind, blocks, message, facts }
 }
 
-/// It waits for another task, which is in `state`.
-pub(crate) fn dependency(on: TaskId, name: &str, state: State) -> Condition {
+/// It waits for another task, which is in `state`. Where that one waits for others in its turn, `root` is what all of them wait
+/// for in the end.
+pub(crate) fn dependency(
+    on: TaskId,
+    name: &str,
+    state: State,
+    root: Option<(TaskId, &str, State)>,
+) -> Condition {
+    let end = root.map(|(id, name, state)| {
+        format!("; in the end it comes down to task {id} ({name}), which is {state}")
+    });
     condition(
         ConditionKind::Dependency,
         true,
-        format!("it waits for task {on} ({name}), which is {state}"),
-        [("task", json!(on)), ("name", json!(name)), ("state", json!(state))],
+        format!("it waits for task {on} ({name}), which is {state}{}", end.unwrap_or_default()),
+        [
+            ("task", json!(on)),
+            ("name", json!(name)),
+            ("state", json!(state)),
+            ("root", json!(root.map(|(id, ..)| id))),
+            ("root_state", json!(root.map(|(.., state)| state))),
+        ],
     )
 }
 
@@ -49,6 +65,17 @@ pub(crate) fn approval(prompt: Option<&str>, until: Option<Timestamp>, now: Time
         true,
         format!("nobody has approved it yet{asked}{}", limit(until, now)),
         [("prompt", json!(prompt)), ("until", json!(until))],
+    )
+}
+
+/// Somebody approved it.
+pub(crate) fn approved(decided: &Decided) -> Condition {
+    let why = decided.comment.as_ref().map(|comment| format!(": “{comment}”")).unwrap_or_default();
+    condition(
+        ConditionKind::Approval,
+        false,
+        format!("it was approved by {} at {}{why}", decided.by, words::instant(decided.at)),
+        [("by", json!(decided.by)), ("at", json!(decided.at)), ("comment", json!(decided.comment))],
     )
 }
 

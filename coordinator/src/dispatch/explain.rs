@@ -8,7 +8,7 @@ use orca_proto::task::State;
 use orca_proto::why::{Condition, ConditionKind, Why};
 use serde_json::json;
 
-use super::asker::Asker;
+use super::asker::{Asker, fits};
 use super::condition::condition;
 use super::lane::{LaneKey, Line};
 use super::level::level;
@@ -23,7 +23,7 @@ pub(crate) struct InLine<'a> {
     pub(crate) lane: &'a LaneKey,
     /// Since when it is in line, in microseconds since 1970.
     pub(crate) since_us: i64,
-    /// Tasks that go before it ([`ahead`]).
+    /// Tasks that go before it: those of its own lane, and those of the lines that go [`before`] it.
     pub(crate) ahead: u64,
     /// Tasks of its queue that run; asked for only where the queue is at its limit, and some are enough.
     pub(crate) queue_holders: &'a [TaskId],
@@ -67,9 +67,10 @@ pub(crate) fn explain(task: InLine<'_>, nodes: &[Asker], moment: &Moment<'_>) ->
     if task.ahead > 0 {
         let go = if task.ahead == 1 { "goes" } else { "go" };
         let message = format!("about {} {go} before it", words::tasks(task.ahead));
+        // Where no node fits it, their going would not bring it any nearer.
         conditions.push(condition(
             ConditionKind::BehindOthers,
-            true,
+            nodes.iter().any(|node| fits(node, task.lane)),
             message,
             [("ahead", json!(task.ahead))],
         ));
@@ -77,12 +78,32 @@ pub(crate) fn explain(task: InLine<'_>, nodes: &[Asker], moment: &Moment<'_>) ->
     Explanation { conditions, eligible_nodes }
 }
 
-/// About how many tasks are served before one that has been in line since `since_us` and has `before` others of its own
-/// lane in front of it.
+/// Those of the conditions of a task that will still hold once it comes in line, if nobody does anything about them: what runs now may
+/// have ended by then, and what is in line may have gone.
+pub(crate) fn lasting(mut conditions: Vec<Condition>) -> Vec<Condition> {
+    conditions.retain(|condition| {
+        matches!(
+            condition.kind,
+            ConditionKind::QueuePaused
+                | ConditionKind::GroupPaused
+                | ConditionKind::NoNode
+                | ConditionKind::NodeLabels
+                | ConditionKind::NodeQueues
+        )
+    });
+    conditions
+}
+
+/// Those lines whose tasks are served before one that has been in line since `since_us`, its own line aside.
 ///
-/// Counted are lanes of higher levels and, on its own level, older ones of its own flow. Those of other flows on that
-/// level take turns with it and are not counted; nor is what a pause or a limit keeps from being served.
-pub(crate) fn ahead(lines: &[Line], lane: &LaneKey, since_us: i64, before: u64, moment: &Moment<'_>) -> u64 {
+/// They are lanes of higher levels and, on its own level, older ones of its own flow. Those of other flows on that level take
+/// turns with it and are not among them; nor is what a pause or a limit keeps from being served.
+pub(crate) fn before<'a>(
+    lines: &'a [Line],
+    lane: &LaneKey,
+    since_us: i64,
+    moment: &Moment<'_>,
+) -> Vec<&'a Line> {
     let waiting: Vec<&Line> =
         lines.iter().filter(|line| room(flow_gates(&line.lane.flow, moment)) > 0).collect();
     let top = waiting.iter().map(|line| line.lane.priority).max().unwrap_or(lane.priority).max(lane.priority);
@@ -91,11 +112,11 @@ pub(crate) fn ahead(lines: &[Line], lane: &LaneKey, since_us: i64, before: u64, 
         level(lane.priority, moment.now_us.saturating_sub(since_us), ageing_us, top)
     };
     let own = level_of(lane, since_us);
-    let others = waiting.iter().filter(|line| *line.lane != *lane).filter(|line| {
+    let others = waiting.into_iter().filter(|line| *line.lane != *lane).filter(|line| {
         let level = level_of(&line.lane, line.head_since_us);
         level > own || (level == own && line.lane.flow == lane.flow && line.head_since_us < since_us)
     });
-    others.fold(before, |sum, line| sum.saturating_add(line.waiting))
+    others.collect()
 }
 
 /// The whole answer: what blocks comes first, and the first of it is the sentence.

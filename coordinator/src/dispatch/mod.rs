@@ -24,12 +24,12 @@ mod words;
 #[cfg(test)]
 mod tests;
 
-pub(crate) use asker::{Asker, Fleet};
+pub(crate) use asker::{Asker, Fleet, fits};
 pub(crate) use choose::{Pick, choose};
 pub(crate) use condition::{
-    approval, backoff, cancel_requested, children, dependency, due, ended, further, held_by, signal,
+    approval, approved, backoff, cancel_requested, children, dependency, due, ended, further, held_by, signal,
 };
-pub(crate) use explain::{InLine, ahead, explain, why};
+pub(crate) use explain::{InLine, before, explain, lasting, why};
 pub(crate) use fairness::Fairness;
 pub(crate) use lane::{Capacity, Flow, Labels, LaneKey, Line};
 pub(crate) use obstacle::{Moment, again_in};

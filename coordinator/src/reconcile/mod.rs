@@ -10,6 +10,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::app::{App, Error};
+use crate::error::said;
 
 mod due;
 mod inbox;
@@ -19,6 +20,7 @@ mod retention;
 mod schedule;
 mod settle;
 mod timers;
+mod trim;
 mod wake;
 
 pub(crate) use leases::run as expire_leases;
@@ -59,6 +61,7 @@ pub(crate) fn start(app: &App, shutdown: &CancellationToken, tracker: &TaskTrack
     tracker.spawn(due::repeat(app.clone(), shutdown.clone()));
     tracker.spawn(inbox::repeat(app.clone(), shutdown.clone()));
     tracker.spawn(schedule::repeat(app.clone(), shutdown.clone()));
+    tracker.spawn(trim::repeat(app.clone(), shutdown.clone()));
     tracker.spawn(wake::pulse(app.clone(), shutdown.clone()));
 }
 
@@ -74,6 +77,7 @@ pub(crate) async fn once(app: &App) -> Result<(), Error> {
     partitions::run(app).await?;
     retention::run(app).await?;
     wake::presence(app).await?;
+    trim::run(app).await?;
     wake::sweep(app).await?;
     wake::run(app).await
 }
@@ -122,6 +126,6 @@ async fn repeat(
 }
 
 fn failed(name: &'static str, error: &Error) {
-    let cause = std::error::Error::source(error).map(ToString::to_string).unwrap_or_default();
+    let cause = std::error::Error::source(error).map(said).unwrap_or_default();
     tracing::warn!(reconciler = name, %error, cause, "a reconciler failed; it tries again");
 }

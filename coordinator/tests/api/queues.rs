@@ -21,6 +21,7 @@ async fn a_queue_and_its_groups_are_set_paused_resumed_and_shown() {
     let settings = QueueSettings { max_running: Some(3), rate, ageing: Some(Span::default()) };
     let queue = client.set_queue("mail", &settings).await.unwrap();
     assert_eq!((queue.name.as_str(), &queue.settings, queue.ready, queue.running), ("mail", &settings, 0, 0));
+    assert!(queue.created && !client.set_queue("mail", &settings).await.unwrap().created);
     let group = GroupSettings { weight: 5, max_running: Some(1), rate };
     assert_eq!(client.set_group("mail", "ann", &group).await.unwrap().settings, group);
     let spec = NewTask { queue: "mail".into(), group: Some("bob".into()), ..task("t") };
@@ -44,6 +45,29 @@ async fn a_queue_and_its_groups_are_set_paused_resumed_and_shown() {
         client.set_queue("mail", &QueueSettings::default()).await.unwrap().settings,
         QueueSettings::default()
     );
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn a_queue_that_was_mistyped_is_said_to_be_new_and_can_be_removed_while_nothing_is_open_in_it() {
+    let server = Server::start().await;
+    let client = server.client(Access::Operator);
+    assert!(client.pause_queue("mials", &Pause::default()).await.unwrap().created);
+    assert!(!client.resume_queue("mials").await.unwrap().created);
+    assert!(client.set_group("mials", "ann", &GroupSettings::default()).await.unwrap().created);
+    client.remove_queue("mials").await.unwrap();
+    assert!(client.queues().await.unwrap().items.is_empty());
+    let gone = server.operator(Method::DELETE, "/v1/queues/mials").send().await.unwrap();
+    assert_eq!(refusal(gone).await.0, 404);
+    client.pause_queue("mails", &Pause::default()).await.unwrap();
+    let later = NewTask { queue: "mails".into(), delay: Some(Span::secs(3_600)), ..task("t") };
+    let id = client.enqueue(&later, None).await.unwrap().summary.id;
+    let busy = server.operator(Method::DELETE, "/v1/queues/mails").send().await.unwrap();
+    let (status, kind, _) = refusal(busy).await;
+    assert_eq!((status, kind.as_str()), (409, "conflict"));
+    client.cancel(id, &Default::default()).await.unwrap();
+    client.remove_queue("mails").await.unwrap();
+    assert!(client.queue("mails").await.unwrap().paused.is_none());
     server.stop().await;
 }
 

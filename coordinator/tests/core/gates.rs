@@ -64,9 +64,34 @@ async fn a_refused_task_is_cancelled_and_says_by_whom_and_why() {
     assert_eq!(refused.state, State::Cancelled);
     assert_eq!(refused.reason.as_deref(), Some("ann refused it: looks good"));
     assert!(refused.waits_for.is_empty());
+    let decided = test.task(id).await.approval.unwrap();
+    assert_eq!((decided.approved, decided.by.as_str()), (false, "ann"));
     test.reconcile().await;
     assert_eq!(test.state(behind).await, State::Skipped);
     assert_eq!(kind(decide(&test, id, true).await), Kind::NotAwaited);
+    test.stop().await;
+}
+
+#[tokio::test]
+async fn who_approved_a_task_and_with_which_words_is_told_to_whoever_looks_later() {
+    let test = TestApp::start().await;
+    let id = test.enqueue(asking("deploy", None, OnTimeout::Cancel)).await;
+    assert_eq!(test.task(id).await.approval, None);
+    decide(&test, id, true).await.unwrap();
+    let decided = test.task(id).await.approval.unwrap();
+    assert_eq!(
+        (decided.approved, decided.by.as_str(), decided.comment.as_deref()),
+        (true, "ann", Some("looks good"))
+    );
+    test.worker("w").await;
+    let why = test.app.task_why(&test.operator(), id).await.unwrap();
+    let told: Vec<_> = why.conditions.iter().map(|told| (told.kind.as_str(), told.blocks)).collect();
+    assert_eq!(told, [("approval", false)]);
+    let message = &why.conditions[0].message;
+    assert!(
+        message.starts_with("it was approved by ann at 20") && message.ends_with("“looks good”"),
+        "{message}"
+    );
     test.stop().await;
 }
 

@@ -2,6 +2,7 @@
 
 use orca_proto::ids::TaskId;
 use orca_proto::problem::Kind;
+use orca_proto::selector::Selector;
 use orca_proto::task::{State, Task};
 use serde_json::{Value, json};
 use sqlx::{Connection, PgConnection};
@@ -75,35 +76,173 @@ async fn an_open_transaction_that_enqueued_holds_nobody_up() {
 }
 
 #[tokio::test]
-async fn a_spec_that_does_not_hold_becomes_a_failed_task_and_is_in_nobodys_way() {
+async fn a_spec_that_does_not_hold_becomes_a_failed_task_that_keeps_it_and_is_in_nobodys_way() {
     let test = TestApp::start().await;
     let mut connection = test.connection().await;
     let missing = TaskId::new();
     let mut bad = Vec::new();
     for (spec, reason) in [
-        (json!({}), "container"),
-        (json!({"container": {"image": "x"}, "nonsense": 1}), "nonsense"),
-        (json!({"container": {"image": "x"}, "priority": 1000}), "/priority"),
+        (json!({"container": {"image": "x", "imagee": 1}}), "/container/imagee unknown field `imagee`"),
+        (json!({"container": {"image": "x"}, "priority": 1.5}), "/priority invalid type"),
+        (json!({"container": {"image": "x"}, "labels": {"a b": "c"}}), "/labels/a b must be"),
         (json!({"container": {"image": "x"}, "deadline": "2001-01-01T00:00:00Z"}), "/deadline"),
         (json!({"container": {"image": "x"}, "depends_on": [missing]}), "/depends_on/0"),
     ] {
-        bad.push((enqueue(&mut connection, &spec, None).await.unwrap(), reason));
+        bad.push((enqueue(&mut connection, &spec, None).await.unwrap(), spec, reason));
     }
-    let good = enqueue(&mut connection, &spec(), None).await.unwrap();
+    let once = json!({"container": {"image": "x"}, "retry": {"max_attempts": 1}});
+    let good = enqueue(&mut connection, &once, None).await.unwrap();
     test.reconcile().await;
     assert_eq!(taken(&test, good).await.summary.state, State::Ready);
-    for (id, expected) in bad {
-        let task = taken(&test, id).await.summary;
-        let reason = task.reason.unwrap();
-        assert_eq!(task.state, State::Failed);
-        assert!(reason.contains(expected), "{reason}");
+    for (id, given, expected) in bad {
+        let task = taken(&test, id).await;
+        let reason = task.summary.reason.unwrap();
+        assert_eq!(task.summary.state, State::Failed);
+        assert!(reason.contains(expected) && !reason.contains(" at line "), "{reason}");
+        assert_eq!(task.spec.input, given);
+        assert_eq!(kind(test.app.task_retry(&test.operator(), id, None).await), Kind::Conflict);
+        let this = Selector { ids: vec![id], ..Selector::default() };
+        assert_eq!(kind(test.app.retry_dead_letters(&test.operator(), this, None).await), Kind::Conflict);
     }
+    // Of all, those are tried again that can be.
+    test.enqueue(super::support::task("failing")).await;
+    let node = test.worker("w").await;
+    for _ in 0..2 {
+        let grant = node.claim_one().await;
+        node.fail(&grant).await;
+    }
+    let all = Selector { all: true, ..Selector::default() };
+    let again = test.app.retry_dead_letters(&test.operator(), all, None).await;
+    assert_eq!(again.unwrap().ids.len(), 2);
+    test.stop().await;
+}
+
+#[tokio::test]
+async fn what_is_soon_found_to_be_wrong_is_raised_in_the_words_of_the_rest_api() {
+    let test = TestApp::start().await;
+    let mut connection = test.connection().await;
+    let image = |rest: &str| format!(r#"SELECT orca.enqueue('{{"container": {{"image": "x"}}, {rest}}}')"#);
     for (statement, message) in [
-        ("SELECT orca.enqueue('[]')", "spec must be a JSON object"),
-        ("SELECT orca.enqueue('{}', 'a b')", "namespace must be"),
-        ("SELECT orca.enqueue('{}', idempotency_key => '')", "idempotency_key must be"),
+        ("SELECT orca.enqueue('[]')".to_owned(), "spec must be a JSON object"),
+        ("SELECT orca.enqueue('{}')".to_owned(), "/container missing field `container`"),
+        (r#"SELECT orca.enqueue('{"container": {}}')"#.to_owned(), "/container/image missing field `image`"),
+        (image(r#""nonsense": 1"#), "/nonsense unknown field `nonsense`"),
+        (image(r#""priority": 1000"#), "/priority must lie between -100 and 100"),
+        (image(r#""priority": "high""#), "/priority must be a number"),
+        (image(r#""queue": "a b""#), "/queue must be 1 to 128 letters, digits or any of ._-"),
+        (image(r#""group": "..""#), "/group must be 1 to 128"),
+        (r#"SELECT orca.enqueue('{"container": {"image": "x"}}', 'a b')"#.to_owned(), "namespace must be"),
+        (
+            r#"SELECT orca.enqueue('{"container": {"image": "x"}}', 'defualt')"#.to_owned(),
+            "there is no namespace defualt",
+        ),
+        (
+            r#"SELECT orca.enqueue('{"container": {"image": "x"}}', idempotency_key => '')"#.to_owned(),
+            "idempotency_key must be",
+        ),
     ] {
-        let error = sqlx::query(statement).execute(&mut connection).await.unwrap_err().to_string();
+        let run = sqlx::query(sqlx::AssertSqlSafe(statement.clone())).execute(&mut connection).await;
+        let error = run.map(|_| statement).unwrap_err().to_string();
+        assert!(error.contains(message), "{error}");
+    }
+    // No field that there is counts as unknown.
+    let told = serde_json::from_str::<orca_proto::spec::NewTask>(r#"{"?": 1}"#).unwrap_err().to_string();
+    let fields: Vec<&str> = told.split('`').skip(3).step_by(2).collect();
+    assert!(fields.len() > 20 && fields.contains(&"annotations"), "{told}");
+    for field in fields.into_iter().filter(|field| *field != "container") {
+        let statement =
+            format!(r#"SELECT orca.fault('{{"container": {{"image": "x"}}, "{field}": null}}', 'default')"#);
+        let fault: Option<String> =
+            sqlx::query_scalar(sqlx::AssertSqlSafe(statement)).fetch_one(&mut connection).await.unwrap();
+        assert!(!fault.is_some_and(|fault| fault.contains("unknown field")), "{field}");
+    }
+    // A namespace is there once it was set up.
+    sqlx::query("INSERT INTO orca.namespaces (name) VALUES ('ann@example.org')")
+        .execute(&mut connection)
+        .await
+        .unwrap();
+    sqlx::query(r#"SELECT orca.enqueue('{"container": {"image": "x"}}', 'ann@example.org')"#)
+        .execute(&mut connection)
+        .await
+        .unwrap();
+    test.stop().await;
+}
+
+#[tokio::test]
+async fn where_a_namespace_has_no_room_what_it_enqueues_waits_and_nobody_else_with_it() {
+    let test = TestApp::start().await;
+    let mut connection = test.connection().await;
+    sqlx::query("INSERT INTO orca.namespaces (name, max_open) VALUES ('default', 1), ('other', NULL)")
+        .execute(&mut connection)
+        .await
+        .unwrap();
+    let first = enqueue(&mut connection, &spec(), None).await.unwrap();
+    let second = enqueue(&mut connection, &spec(), None).await.unwrap();
+    let third = json!({"container": {"image": "x"}, "depends_on": [second]});
+    let third = enqueue(&mut connection, &third, None).await.unwrap();
+    sqlx::query(
+        r#"SELECT orca.enqueue('{"container": {"image": "x"}}', 'other') FROM generate_series(1, 3)"#,
+    )
+    .execute(&mut connection)
+    .await
+    .unwrap();
+    test.reconcile().await;
+    assert_eq!(taken(&test, first).await.summary.state, State::Ready);
+    assert_eq!(kind(test.app.task_get(&test.operator(), second).await), Kind::NotFound);
+    let why = test.app.task_why(&test.operator(), second).await.unwrap_err().problem().detail;
+    assert!(why.contains("as many open tasks as it may"), "{why}");
+    let left: Vec<uuid::Uuid> = sqlx::query_scalar("SELECT id FROM orca.inbox ORDER BY seq")
+        .fetch_all(&mut connection)
+        .await
+        .unwrap();
+    assert_eq!(left, [second.0, third.0]);
+    assert_eq!(test.app.queue_stats().await.unwrap().inbox, 2);
+    let node = test.worker("w").await;
+    for (id, name) in [(first, "first"), (second, "second"), (third, "third")] {
+        let grant = node.claim_one().await;
+        assert_eq!(grant.task, id, "{name}");
+        node.succeed(&grant, json!(null)).await;
+        test.reconcile().await;
+    }
+    test.stop().await;
+}
+
+#[tokio::test]
+async fn tasks_that_are_enqueued_together_may_depend_on_one_another_by_key_in_any_order() {
+    let test = TestApp::start().await;
+    let mut connection = test.connection().await;
+    let existing = test.enqueue(super::support::task("existing")).await;
+    let many = async |connection: &mut PgConnection, specs: Value| -> sqlx::Result<Vec<TaskId>> {
+        sqlx::query_scalar("SELECT orca.enqueue_many(ARRAY(SELECT jsonb_array_elements($1::jsonb)))")
+            .bind(specs.to_string())
+            .fetch_all(connection)
+            .await
+            .map(|ids: Vec<uuid::Uuid>| ids.into_iter().map(TaskId).collect())
+    };
+    let on = |key: &str, needs: Value| json!({"container": {"image": "x"}, "key": key, "depends_on": needs});
+    let ids = many(
+        &mut connection,
+        json!([
+            on("last", json!(["middle", existing])),
+            on("middle", json!(["first"])),
+            on("first", json!([]))
+        ]),
+    )
+    .await
+    .unwrap();
+    test.reconcile().await;
+    assert_eq!(taken(&test, ids[2]).await.summary.state, State::Ready);
+    assert_eq!(taken(&test, ids[1]).await.depends_on, [ids[2]]);
+    let last = taken(&test, ids[0]).await;
+    assert_eq!((last.summary.state, last.summary.key.as_deref()), (State::Blocked, Some("last")));
+    let mut needs = last.depends_on;
+    needs.sort_unstable();
+    assert_eq!(needs, [existing, ids[1]]);
+    for (specs, message) in [
+        (json!([on("a", json!(["b"])), on("b", json!(["a"]))]), "waits for itself"),
+        (json!([on("a", json!([])), on("a", json!([]))]), "\"a\" is used twice"),
+    ] {
+        let error = many(&mut connection, specs).await.unwrap_err().to_string();
         assert!(error.contains(message), "{error}");
     }
     test.stop().await;

@@ -1,8 +1,10 @@
 //! The lines themselves: what has ended in one is passed over for little, and many of them take few locks.
 
 use orca_proto::plan::Batch;
+use orca_proto::queue::Pause;
+use orca_proto::selector::{BulkCancel, Selector};
 use orca_proto::spec::NewTask;
-use orca_proto::task::Cancellation;
+use orca_proto::task::{Cancellation, State};
 
 use super::support::{TestApp, task};
 
@@ -22,7 +24,8 @@ async fn what_ended_in_line_is_passed_over_by_the_segment_and_what_stands_betwee
     got.extend([node.claim_one().await.task, node.claim_one().await.task]);
     assert_eq!(got, live.map(|at| ids[at]));
     assert!(node.claim(1).await.is_empty());
-    let grants: i64 = sqlx::query_scalar("SELECT count(*) FROM orca.grants")
+    // What the background passed over while the tasks were cancelled is no claim's.
+    let grants: i64 = sqlx::query_scalar("SELECT count(*) FROM orca.grants WHERE node_name = 'w'")
         .fetch_one(&mut test.connection().await)
         .await
         .unwrap();
@@ -46,6 +49,47 @@ async fn a_claim_comes_through_a_line_that_is_longer_than_one_transaction_passes
     .unwrap();
     let last = test.enqueue(task("last")).await;
     assert_eq!(node.claim_one().await.task, last);
+    test.stop().await;
+}
+
+/// What stands in line by the two counts that operators see.
+async fn counted(test: &TestApp) -> (u64, i64) {
+    let queue = test.app.queue_get(&test.operator(), "default").await.unwrap();
+    let stats = test.app.queue_stats().await.unwrap();
+    let ready = stats.tasks.iter().find(|(state, _)| *state == State::Ready).unwrap();
+    (queue.ready, ready.1)
+}
+
+#[tokio::test]
+async fn a_line_that_was_cancelled_whole_is_empty_though_nobody_claims_and_one_in_part_begins_with_what_waits()
+ {
+    let test = TestApp::start().await;
+    let operator = test.operator();
+    test.app.queue_pause(&operator, "default", Pause::default()).await.unwrap();
+    let tasks: Vec<NewTask> = (0..10_000)
+        .map(|n| NewTask { name: Some(format!("t{}", n / 9_000)), ..NewTask::new("image") })
+        .collect();
+    let ids = test.app.batch_enqueue(&operator, Batch { tasks }, None).await.unwrap().ids;
+    assert_eq!(counted(&test).await, (10_000, 10_000));
+    let named = |name: &str| BulkCancel {
+        selector: Selector { name: Some(name.to_owned()), ..Selector::default() },
+        reason: None,
+    };
+    assert_eq!(test.app.cancel_matching(&operator, named("t0")).await.unwrap().count, 9_000);
+    test.reconcile().await;
+    assert_eq!(counted(&test).await, (1_000, 1_000));
+    // In the middle of what is left.
+    test.app.task_cancel(&operator, ids[9_500], Cancellation::default()).await.unwrap();
+    test.reconcile().await;
+    assert_eq!(counted(&test).await.0, 999);
+    assert_eq!(test.app.cancel_matching(&operator, named("t1")).await.unwrap().count, 999);
+    test.reconcile().await;
+    assert_eq!(counted(&test).await, (0, 0));
+    // The line goes on behind what was passed over.
+    test.app.queue_resume(&operator, "default").await.unwrap();
+    let id = test.enqueue(task("last")).await;
+    assert_eq!(counted(&test).await, (1, 1));
+    assert_eq!(test.worker("w").await.claim_one().await.task, id);
     test.stop().await;
 }
 

@@ -9,6 +9,7 @@ mod claims;
 mod dead_letters;
 mod deadlines;
 mod dispatch;
+mod errors;
 mod events;
 mod gates;
 mod goals;

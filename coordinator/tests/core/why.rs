@@ -15,6 +15,7 @@ use serde_json::json;
 use super::support::{SOON, TestApp, after, goal, kind, principal, task};
 
 mod agreement;
+mod later;
 mod placement;
 
 async fn why(test: &TestApp, id: TaskId) -> Why {
@@ -56,6 +57,7 @@ async fn a_dependency_is_named_with_its_state_and_only_while_it_is_open() {
 #[tokio::test]
 async fn of_many_dependencies_twenty_are_named_and_the_rest_is_counted() {
     let test = TestApp::start().await;
+    test.worker("w").await;
     let tasks = (0..25).map(|n| task(&format!("t{n}"))).collect();
     let ids = test.app.batch_enqueue(&test.operator(), Batch { tasks }, None).await.unwrap().ids;
     let names: Vec<String> = ids.iter().map(ToString::to_string).collect();
@@ -69,6 +71,7 @@ async fn of_many_dependencies_twenty_are_named_and_the_rest_is_counted() {
 #[tokio::test]
 async fn approval_and_signals_are_told_with_what_was_asked_and_the_time_left() {
     let test = TestApp::start().await;
+    test.worker("w").await;
     let approval = Approval { prompt: Some("Ship it?".into()), ..Approval::default() };
     let signal =
         WaitFor { signal: "paid".into(), timeout: Some(Span::secs(3_600)), on_timeout: Default::default() };
@@ -87,6 +90,7 @@ async fn approval_and_signals_are_told_with_what_was_asked_and_the_time_left() {
 #[tokio::test]
 async fn a_delayed_task_says_when_it_is_due_also_while_it_is_blocked() {
     let test = TestApp::start().await;
+    test.worker("w").await;
     let delayed = NewTask { delay: Some(Span::secs(240)), ..task("a") };
     let told = why(&test, test.enqueue(delayed.clone()).await).await;
     assert_eq!(told.state, State::Scheduled);

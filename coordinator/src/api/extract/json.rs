@@ -8,15 +8,15 @@ use axum::http::HeaderMap;
 use axum::http::header::CONTENT_TYPE;
 use axum::response::{IntoResponse, Response};
 use orca_proto::limits;
-use orca_proto::problem::Kind;
+use orca_proto::problem::{FieldError, Kind};
 use serde::Serialize;
 use serde::de::{DeserializeOwned, IgnoredAny};
 use serde_json::error::Category;
-use serde_path_to_error::Segment;
 
 use super::super::Api;
 use super::super::refusal::Refusal;
 use super::body;
+use crate::app::fault;
 
 /// Bodies beyond this are parsed where blocking is allowed.
 const INLINE: usize = 256 << 10;
@@ -78,58 +78,15 @@ pub(super) fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Refusal> {
         Err(error) => serde_json::from_str::<IgnoredAny>(text).err().unwrap_or(error),
     };
     match error {
-        error if error.classify() == Category::Data => Err(locate::<T>(text, &error)),
+        error if error.classify() == Category::Data => {
+            let FieldError { pointer, detail } = fault::field::<T>(text, &error);
+            Err(Refusal::field(pointer, detail))
+        }
         _ if text.trim().is_empty() => {
             Err(Refusal::new(Kind::Malformed, "the body is empty; this route reads a JSON document"))
         }
         error => Err(Refusal::new(Kind::Malformed, format!("the body is not JSON: {error}"))),
     }
-}
-
-/// Says where in the document the fault is.
-fn locate<T: DeserializeOwned>(text: &str, error: &serde_json::Error) -> Refusal {
-    let mut deserializer = serde_json::Deserializer::from_str(text);
-    let Err(located) = serde_path_to_error::deserialize::<_, T>(&mut deserializer) else {
-        return Refusal::field("", told(&error.to_string()));
-    };
-    let mut pointer = pointer(located.path());
-    let message = located.inner().to_string();
-    // The fault of a field that should be there, or should not, is told of the object around it.
-    if let Some(name) = named_field(&message)
-        && !pointer.ends_with(&format!("/{}", escape(name)))
-    {
-        pointer = format!("{pointer}/{}", escape(name));
-    }
-    Refusal::field(pointer, told(&message))
-}
-
-/// The field that a message of serde is about.
-pub(super) fn named_field(message: &str) -> Option<&str> {
-    let rest = message
-        .strip_prefix("unknown field `")
-        .or_else(|| message.strip_prefix("missing field `"))
-        .or_else(|| message.strip_prefix("duplicate field `"))?;
-    rest.split_once('`').map(|(name, _)| name)
-}
-
-/// The message without its place in the text, which the pointer tells better.
-fn told(message: &str) -> &str {
-    message.rsplit_once(" at line ").map_or(message, |(before, _)| before)
-}
-
-fn pointer(path: &serde_path_to_error::Path) -> String {
-    path.iter()
-        .filter_map(|segment| match segment {
-            Segment::Seq { index } => Some(format!("/{index}")),
-            Segment::Map { key } => Some(format!("/{}", escape(key))),
-            Segment::Enum { .. } | Segment::Unknown => None,
-        })
-        .collect()
-}
-
-/// RFC 6901: `~` and `/` inside a name.
-fn escape(name: &str) -> String {
-    name.replace('~', "~0").replace('/', "~1")
 }
 
 #[cfg(test)]

@@ -6,7 +6,7 @@ use orca_proto::problem::Kind;
 use serde::de::DeserializeOwned;
 
 use super::super::refusal::Refusal;
-use super::json::named_field;
+use crate::app::fault::named_field;
 
 /// The query.
 pub(crate) struct Query<T>(pub(crate) T);

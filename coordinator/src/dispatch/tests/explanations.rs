@@ -186,7 +186,8 @@ fn ahead_are_higher_levels_and_what_is_older_in_the_same_flow() {
     world.line(LaneKey { flow: stopped, ..with_priority(9) }, 60_000, NOW);
     let fleet = world.fleet();
     let moment = Moment { settings: &world.settings, usage: &world.usage, fleet: &fleet, now_us: NOW };
-    let ahead = ahead(&world.lines, &lane(), NOW - SECOND, 3, &moment);
+    let lines = before(&world.lines, &lane(), NOW - SECOND, &moment);
+    let ahead = 3 + lines.iter().map(|line| line.waiting).sum::<u64>();
     assert_eq!(ahead, 1_203);
     let task = InLine { lane: &lane(), since_us: NOW, ahead, queue_holders: &[], group_holders: &[] };
     let explanation = explain(task, &world.nodes, &moment);
@@ -197,13 +198,21 @@ fn ahead_are_higher_levels_and_what_is_older_in_the_same_flow() {
 fn what_keeps_a_task_out_of_the_line_has_its_sentence() {
     let now = paused().at;
     let later = "2026-03-01T10:04:00Z".parse().unwrap();
-    let on = TaskId::new();
+    let (on, root) = (TaskId::new(), TaskId::new());
     let failed = Outcome::Failed { exit_code: 3, reason: None };
     for (condition, kind, message) in [
         (
-            dependency(on, "fetch", State::Running),
+            dependency(on, "fetch", State::Running, None),
             ConditionKind::Dependency,
             &*format!("it waits for task {on} (fetch), which is running"),
+        ),
+        (
+            dependency(on, "fetch", State::Blocked, Some((root, "pay", State::Scheduled))),
+            ConditionKind::Dependency,
+            &*format!(
+                "it waits for task {on} (fetch), which is blocked; in the end it comes down to task {root} (pay), which is \
+                 scheduled"
+            ),
         ),
         (
             approval(Some("Ship it?"), Some(later), now),

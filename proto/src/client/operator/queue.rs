@@ -1,7 +1,9 @@
 //! Queues and their groups: look, set, pause, resume.
 
+use reqwest::Method;
+
 use super::segment;
-use crate::client::{Client, ClientError};
+use crate::client::{Client, ClientError, send};
 use crate::page::Page;
 use crate::queue::{Group, GroupSettings, Pause, Queue, QueueSettings};
 
@@ -36,6 +38,14 @@ impl Client {
     /// Any [`ClientError`].
     pub async fn set_queue(&self, queue: &str, settings: &QueueSettings) -> Result<Queue, ClientError> {
         self.put(&path(queue, "")?, settings).await
+    }
+
+    /// Removes what was set for a queue and its groups.
+    ///
+    /// # Errors
+    /// Any [`ClientError`]; `conflict` while it has open tasks.
+    pub async fn remove_queue(&self, queue: &str) -> Result<(), ClientError> {
+        send(self.request(Method::DELETE, &path(queue, "")?)).await.map(drop)
     }
 
     /// Lets no task of a queue begin. Those that run go on.

@@ -79,6 +79,7 @@ pub(super) fn task(ask: &str, state: State, ended: i64) -> Task {
         result: None,
         attempts: Vec::new(),
         retry_of: None,
+        approval: None,
     }
 }
 
