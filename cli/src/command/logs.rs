@@ -8,6 +8,7 @@ use orca_proto::ids::{FencingToken, TaskId};
 use orca_proto::limits;
 use orca_proto::log::{LogEntry, LogQuery, Stream};
 
+use super::argument;
 use crate::error::{Exit, Failure};
 use crate::output::{Output, Style, escape};
 
@@ -23,10 +24,10 @@ pub(crate) struct LogsArgs {
     #[arg(long, short)]
     follow: bool,
     /// Only this attempt
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(i32).range(1..))]
+    #[arg(long, value_name = "N", value_parser = argument::from_one, allow_hyphen_values = true)]
     attempt: Option<i32>,
     /// Only the last lines, and with --follow all that come after them
-    #[arg(long, short = 'n', value_name = "LINES")]
+    #[arg(long, short = 'n', value_name = "LINES", value_parser = argument::number::<usize>, allow_hyphen_values = true)]
     tail: Option<usize>,
     /// With the time of each line
     #[arg(long, short)]
@@ -43,7 +44,31 @@ impl LogsArgs {
             (None, false) => pages(client, self.id, &query, |entry| printer.print(&entry)).await.map(drop),
             (Some(lines), follows) => self.print_tail(client, query, lines, follows, &mut printer).await,
         };
-        shown.map(|()| Exit::Done)
+        shown?;
+        if !printer.printed && !self.follow {
+            self.explain(client, output).await?;
+        }
+        Ok(Exit::Done)
+    }
+
+    /// Says why there was nothing to show.
+    async fn explain(&self, client: &Client, output: Output) -> Result<(), Failure> {
+        let task = client.task(self.id).await.map_err(|error| Failure::about(error, "task", self.id))?;
+        let begun = task.summary.attempt.max(task.attempts.last().map_or(0, |attempt| attempt.number));
+        match self.attempt {
+            Some(asked) if asked > begun => {
+                Err(Failure::new(Exit::NotFound, format!("task {} has no attempt {asked}", self.id))
+                    .because(format!("it is {}, and had {begun}", task.summary.state)))
+            }
+            None if begun == 0 => {
+                output.remark(&format!("no log: the task never ran; it is {}", task.summary.state));
+                Ok(())
+            }
+            _ => {
+                output.remark("no log: nothing was written");
+                Ok(())
+            }
+        }
     }
 
     async fn print_tail(
@@ -145,6 +170,8 @@ pub(super) struct Printer {
     output: Output,
     timestamps: bool,
     attempt: i32,
+    /// Whether there was a line.
+    printed: bool,
     /// Lines up to this one were printed already.
     skip_to: Option<(FencingToken, i64)>,
 }
@@ -152,7 +179,7 @@ pub(super) struct Printer {
 impl Printer {
     /// A printer that has written nothing yet.
     pub(super) fn new(output: Output, timestamps: bool) -> Self {
-        Self { output, timestamps, attempt: 1, skip_to: None }
+        Self { output, timestamps, attempt: 1, printed: false, skip_to: None }
     }
 
     /// Writes one line.
@@ -160,6 +187,7 @@ impl Printer {
     /// # Errors
     /// A [`Failure`] if standard output cannot be written.
     pub(super) fn print(&mut self, entry: &LogEntry) -> Result<(), Failure> {
+        self.printed = true;
         if self.skip_to.is_some_and(|last| (entry.token, entry.seq) <= last) {
             return Ok(());
         }

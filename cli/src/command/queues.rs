@@ -19,7 +19,11 @@ impl QueuesArgs {
     /// Does it.
     pub(crate) async fn run(self, client: &Client, output: Output) -> Result<Exit, Failure> {
         if let Some(name) = &self.queue {
-            let queue = client.queue(name).await.map_err(|error| Failure::about(error, "queue", name))?;
+            let queue = client.queue(name).await.map_err(|error| {
+                let failure = Failure::about(error, "queue", name);
+                let absent = failure.exit() == Exit::NotFound;
+                if absent { failure.hint("`orca queues` lists them") } else { failure }
+            })?;
             show(&queue, output)?;
             return Ok(Exit::Done);
         }
