@@ -9,7 +9,7 @@ use std::io;
 use orca_proto::client::ClientError;
 use orca_proto::problem::{FieldError, Kind, Problem};
 
-use crate::output::escape;
+use crate::output::{Output, escape};
 
 /// How the command ended. The numbers are part of the interface.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -246,8 +246,13 @@ impl Failure {
         self
     }
 
+    /// What standard error gets, for whoever reads it.
+    pub(crate) fn told(&self, output: Output) -> String {
+        if output.is_json() { self.render_json() } else { self.render() }
+    }
+
     /// The same for programs: the coordinator's problem as it came, or a problem document of our own.
-    pub(crate) fn render_json(&self) -> String {
+    fn render_json(&self) -> String {
         let Self::Told(told) = self else { return String::new() };
         let document = match &told.problem {
             Some(problem) => serde_json::to_string(problem),

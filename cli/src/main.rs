@@ -80,8 +80,7 @@ fn run(arguments: Arguments, given: Given) -> Exit {
         command => in_runtime(command, arguments.connection, given, output),
     };
     ended.unwrap_or_else(|failure| {
-        let told = if output.is_json() { failure.render_json() } else { failure.render() };
-        let _ = std::io::stderr().lock().write_all(told.as_bytes());
+        let _ = std::io::stderr().lock().write_all(failure.told(output).as_bytes());
         failure.exit()
     })
 }

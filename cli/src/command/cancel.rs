@@ -109,7 +109,7 @@ impl CancelArgs {
         }
         let last = failures.pop();
         for failure in failures {
-            output.remark(failure.render().trim_end());
+            output.remark(failure.told(output).trim_end());
         }
         last.map_or(Ok(Exit::Done), Err)
     }

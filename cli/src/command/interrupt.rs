@@ -8,7 +8,8 @@ use crate::error::{Exit, Failure};
 use crate::output::Output;
 
 /// How long finding out may take.
-const LOOK: Duration = Duration::from_secs(5);
+const LOOK: Duration = Duration::from_secs(10);
+const UNKNOWN: &str = "interrupted: how far it went cannot be told now; the same command goes on";
 
 /// Does `work`; when it is interrupted, says what `told` finds out about what was done. A second Ctrl-C ends that too.
 ///
@@ -25,7 +26,7 @@ pub(crate) async fn or_told(
             let text = tokio::select! {
                 text = told() => text,
                 _ = ctrl_c() => None,
-                () = tokio::time::sleep(LOOK) => Some("interrupted; how far it went cannot be told".to_owned()),
+                () = tokio::time::sleep(LOOK) => Some(UNKNOWN.to_owned()),
             };
             if let Some(text) = text {
                 output.remark(&text);
