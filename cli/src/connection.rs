@@ -74,6 +74,29 @@ impl Given {
     }
 }
 
+impl Given {
+    /// Refuses a flag whose value is empty: most likely a variable that was never set, and nothing else is to take its place.
+    ///
+    /// # Errors
+    /// A [`Failure`] that names the flag.
+    pub(crate) fn empty(&self, args: &ConnectionArgs) -> Result<(), Failure> {
+        let none = |text: Option<&str>| text.is_some_and(|text| text.trim().is_empty());
+        let file = args.token_file.as_ref().and_then(|path| path.to_str());
+        for (flag, given, value) in [
+            ("--url", self.url, args.url.as_deref()),
+            ("--token", self.token, args.token.as_deref()),
+            ("--token-file", self.token_file, file),
+            ("--profile", self.profile, args.profile.as_deref()),
+        ] {
+            if given && none(value) {
+                return Err(Failure::invalid(format!("{flag} is empty"))
+                    .hint("leave it out to use the environment or the profile"));
+            }
+        }
+        Ok(())
+    }
+}
+
 /// A coordinator and a token for it.
 #[derive(Clone, PartialEq, Eq)]
 pub(crate) struct Target {
@@ -93,6 +116,7 @@ pub(crate) fn connect(args: &ConnectionArgs, given: Given, output: Output) -> Re
         // Before anything is said of tokens for it.
         check_address(url)?;
     }
+    given.empty(args)?;
     let target = resolve(args, given, profiles, |path| token_from_file(path, output))?;
     Ok(Client::new(&target.url, &target.token)?)
 }

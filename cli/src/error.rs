@@ -9,7 +9,7 @@ use std::io;
 use orca_proto::client::ClientError;
 use orca_proto::problem::{FieldError, Kind, Problem};
 
-use crate::output::escape;
+use crate::output::{Output, escape};
 
 /// How the command ended. The numbers are part of the interface.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -20,7 +20,7 @@ pub(crate) enum Exit {
     TaskNotSucceeded = 1,
     /// The command line, a file or a field is not valid.
     Invalid = 2,
-    /// No such task, artifact, node, profile or file.
+    /// No such task, artifact, node or profile.
     NotFound = 3,
     /// The token is absent, invalid, or does not allow this.
     NotAllowed = 4,
@@ -65,12 +65,21 @@ pub(crate) struct Told {
     pub(crate) fields: Vec<FieldError>,
     /// What to do next.
     pub(crate) hint: Option<String>,
+    /// What the coordinator answered, if this is what it says.
+    pub(crate) problem: Option<Problem>,
 }
 
 impl Failure {
     /// A failure with nothing but what happened.
     pub(crate) fn new(exit: Exit, what: impl Into<String>) -> Self {
-        Self::Told(Box::new(Told { exit, what: what.into(), why: None, fields: Vec::new(), hint: None }))
+        Self::Told(Box::new(Told {
+            exit,
+            what: what.into(),
+            why: None,
+            fields: Vec::new(),
+            hint: None,
+            problem: None,
+        }))
     }
 
     /// Something the user gave is not valid.
@@ -78,10 +87,13 @@ impl Failure {
         Self::new(Exit::Invalid, what)
     }
 
-    /// A file or directory could not be used.
+    /// A file or directory could not be used. One that is not there or not open to us was named wrongly.
     pub(crate) fn file(what: impl Into<String>, error: &io::Error) -> Self {
         let exit = match error.kind() {
-            io::ErrorKind::NotFound => Exit::NotFound,
+            io::ErrorKind::NotFound
+            | io::ErrorKind::PermissionDenied
+            | io::ErrorKind::IsADirectory
+            | io::ErrorKind::NotADirectory => Exit::Invalid,
             _ => Exit::Other,
         };
         Self::new(exit, what).because(error.to_string())
@@ -99,6 +111,15 @@ impl Failure {
     pub(crate) fn hint(mut self, hint: impl Into<String>) -> Self {
         if let Self::Told(told) = &mut self {
             told.hint = Some(hint.into());
+        }
+        self
+    }
+
+    /// Adds one more thing to do next.
+    pub(crate) fn also(mut self, hint: impl Into<String>) -> Self {
+        if let Self::Told(told) = &mut self {
+            let before = told.hint.take().map_or_else(String::new, |before| format!("{before}\n"));
+            told.hint = Some(before + &hint.into());
         }
         self
     }
@@ -149,8 +170,11 @@ impl Failure {
             let pointer = if field.pointer.is_empty() { "/" } else { &field.pointer };
             let _ = writeln!(text, "  {}: {}", escape::line(pointer), escape::line(&field.detail));
         }
-        if let Some(hint) = &told.hint {
-            let _ = writeln!(text, "  hint: {}", escape::line(hint));
+        for line in told.hint.iter().flat_map(|hint| hint.lines()) {
+            let _ = writeln!(text, "  hint: {}", escape::line(line));
+        }
+        if let Some(id) = told.problem.as_ref().and_then(|problem| problem.request_id.as_deref()) {
+            let _ = writeln!(text, "  request {}", escape::line(id));
         }
         text
     }
@@ -161,6 +185,16 @@ impl From<ClientError> for Failure {
         match error {
             ClientError::Setup { what, why } => Self::invalid(format!("cannot use {what}")).because(why),
             ClientError::Problem(problem) => Self::from_problem(*problem),
+            ClientError::Transport { url, why } if speaks_no_tls(&url, &why) => {
+                Self::new(Exit::Unreachable, "there is no TLS at this address")
+                    .because(url.clone())
+                    .hint(format!("try {}", without_tls(&url)))
+            }
+            ClientError::Foreign { url, status } => {
+                Self::new(Exit::Unreachable, "that does not look like a coordinator")
+                    .because(format!("{url} answered {status} in another form than a coordinator's"))
+                    .hint("is the address right (`orca profile ls`), or is a proxy in between?")
+            }
             ClientError::Transport { url, why } => {
                 Self::new(Exit::Unreachable, "the coordinator does not answer")
                     .because(if url.is_empty() { why } else { format!("{url}: {why}") })
@@ -180,26 +214,68 @@ impl Failure {
         let exit = exit_of(&problem);
         let mut failure = Self::new(exit, sentence(&problem.title));
         if problem.errors.is_empty() && !problem.detail.is_empty() {
-            failure = failure.because(problem.detail);
+            failure = failure.because(problem.detail.clone());
         }
-        failure = failure.fields(problem.errors);
-        match (problem.kind, problem.request_id) {
-            (Kind::Unauthenticated, _) => {
-                failure.hint("`orca login` saves a token; --token-file or ORCA_TOKEN gives one for once")
+        failure = failure.fields(problem.errors.clone());
+        let hint = match problem.kind {
+            Kind::Unauthenticated => {
+                Some("`orca login` saves a token; --token-file or ORCA_TOKEN gives one for once")
             }
-            (Kind::Forbidden, _) => {
-                failure.hint("use a token whose role allows it (`orca token issue --role …`)")
+            Kind::Forbidden => Some("use a token whose role allows it (`orca token issue --role …`)"),
+            Kind::Unavailable | Kind::TooManyRequests | Kind::Timeout => Some("try again in a moment"),
+            Kind::QuotaExceeded => {
+                Some("wait until tasks have ended, or have an admin raise it (`orca namespace set`)")
             }
-            (Kind::Unavailable | Kind::TooManyRequests | Kind::Timeout, _) => {
-                failure.hint("try again in a moment")
-            }
-            (Kind::QuotaExceeded, _) => {
-                failure.hint("wait until tasks have ended, or have an admin raise it (`orca namespace set`)")
-            }
-            (Kind::Internal, Some(id)) => failure.hint(format!("look for request {id} there")),
-            _ => failure,
+            Kind::Internal => Some("the coordinator's log has more, under this request"),
+            _ => None,
+        };
+        if let Self::Told(told) = &mut failure {
+            told.hint = hint.map(str::to_owned);
+            told.problem = Some(problem);
         }
+        failure
     }
+
+    /// Says what happened in other words, where the coordinator's title speaks of something else than the user did.
+    pub(crate) fn instead_of(mut self, kind: Kind, what: &str) -> Self {
+        if let Self::Told(told) = &mut self
+            && told.problem.as_ref().is_some_and(|problem| problem.kind == kind)
+        {
+            told.what = what.to_owned();
+        }
+        self
+    }
+
+    /// What standard error gets, for whoever reads it.
+    pub(crate) fn told(&self, output: Output) -> String {
+        if output.is_json() { self.render_json() } else { self.render() }
+    }
+
+    /// The same for programs: the coordinator's problem as it came, or a problem document of our own.
+    fn render_json(&self) -> String {
+        let Self::Told(told) = self else { return String::new() };
+        let document = match &told.problem {
+            Some(problem) => serde_json::to_string(problem),
+            None => serde_json::to_string(&serde_json::json!({
+                "type": "about:blank",
+                "title": told.what,
+                "detail": told.why.as_deref().unwrap_or_default(),
+                "errors": told.fields,
+            })),
+        };
+        document.map_or_else(|_| self.render(), |text| escape::json(text) + "\n")
+    }
+}
+
+/// Whether a server that was asked for TLS answered with something else.
+fn speaks_no_tls(url: &str, why: &str) -> bool {
+    url.starts_with("https://") && (why.contains("InvalidContentType") || why.contains("corrupt message"))
+}
+
+/// The same server, asked without TLS.
+fn without_tls(url: &str) -> String {
+    let origin = reqwest::Url::parse(url).map(|url| url.origin().ascii_serialization());
+    origin.unwrap_or_else(|_| url.to_owned()).replacen("https://", "http://", 1)
 }
 
 /// The exit code that goes with a problem.

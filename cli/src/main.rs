@@ -20,7 +20,7 @@ use std::process::ExitCode;
 
 use clap::{CommandFactory, FromArgMatches, Parser};
 
-use crate::command::Command;
+use crate::command::{Command, interrupt};
 use crate::connection::{ConnectionArgs, Given};
 use crate::error::{Exit, Failure};
 use crate::output::{Format, Output};
@@ -80,7 +80,7 @@ fn run(arguments: Arguments, given: Given) -> Exit {
         command => in_runtime(command, arguments.connection, given, output),
     };
     ended.unwrap_or_else(|failure| {
-        let _ = std::io::stderr().lock().write_all(failure.render().as_bytes());
+        let _ = std::io::stderr().lock().write_all(failure.told(output).as_bytes());
         failure.exit()
     })
 }
@@ -96,20 +96,12 @@ fn in_runtime(
         .build()
         .map_err(|error| Failure::file("cannot start", &error))?;
     let ended = runtime.block_on(async {
-        // `dev` drains on Ctrl-C; everything else just stops.
+        // `dev` drains on Ctrl-C, and what is done in part is told by the verb; everything else just stops.
         if command.handles_interrupts() {
             return command.run(&connection, given, output).await;
         }
-        let left_going = command.left_going();
-        tokio::select! {
-            ended = command.run(&connection, given, output) => ended,
-            _ = tokio::signal::ctrl_c() => {
-                if let Some(text) = left_going {
-                    output.remark(text);
-                }
-                Ok(Exit::Interrupted)
-            }
-        }
+        let left_going = command.left_going().map(str::to_owned);
+        interrupt::or_told(command.run(&connection, given, output), async || left_going, output).await
     });
     // A read of standard input cannot be cancelled, and must not hold the process.
     runtime.shutdown_background();
@@ -119,6 +111,58 @@ fn in_runtime(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Splits a line as a shell does, up to a comment, a pipe or a redirection.
+    fn words(line: &str) -> Vec<String> {
+        let (mut words, mut word, mut quote) = (Vec::new(), None::<String>, None);
+        for letter in line.chars() {
+            match (quote, letter) {
+                (Some(open), letter) if letter == open => quote = None,
+                (None, '\'' | '"') => {
+                    quote = Some(letter);
+                    word.get_or_insert_default();
+                }
+                (None, '#' | '|' | '<') if word.is_none() => break,
+                (None, ' ') => words.extend(word.take()),
+                (_, letter) => word.get_or_insert_default().push(letter),
+            }
+        }
+        words.extend(word);
+        words
+    }
+
+    fn is_understood(line: &str) {
+        let id = "01a1f85d-22de-71df-8298-9126b42b20b6";
+        let words = words(line).into_iter().map(|word| if word == "TASK" { id.to_owned() } else { word });
+        let parsed = Arguments::command().try_get_matches_from(words);
+        assert!(parsed.is_ok(), "{line}: {}", parsed.unwrap_err());
+    }
+
+    #[test]
+    fn every_example_of_the_readme_is_understood() {
+        let readme = include_str!("../../README.md");
+        let lines = readme.lines().filter_map(|line| {
+            line.split_once("| orca ").map(|(_, rest)| rest).or_else(|| line.strip_prefix("orca "))
+        });
+        let lines: Vec<String> = lines.map(|rest| format!("orca {rest}")).collect();
+        assert!(lines.len() > 15, "{lines:?}");
+        lines.iter().for_each(|line| is_understood(line));
+    }
+
+    #[test]
+    fn every_example_of_a_verbs_help_is_understood() {
+        let mut commands = vec![Arguments::command()];
+        let mut found = 0;
+        while let Some(command) = commands.pop() {
+            let about = command.get_long_about().map(ToString::to_string).unwrap_or_default();
+            for line in about.lines().filter(|line| line.starts_with("  orca ")) {
+                is_understood(line.trim_start());
+                found += 1;
+            }
+            commands.extend(command.get_subcommands().cloned());
+        }
+        assert!(found > 15, "{found}");
+    }
 
     #[test]
     fn the_command_line_is_consistent() {

@@ -1,6 +1,7 @@
 //! Saved profiles: for each name an address and a token, in `$XDG_CONFIG_HOME/orca/config.toml` (mode 0600).
 
 use std::collections::BTreeMap;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
@@ -58,11 +59,10 @@ impl Profiles {
     }
 
     fn load_from(path: &Path) -> Result<Self, Failure> {
-        let text = match secret_file::read(path) {
-            Ok(text) => text,
-            Err(failure) if failure.exit() == Exit::NotFound => return Ok(Self::default()),
-            Err(failure) => return Err(failure),
-        };
+        if std::fs::metadata(path).is_err_and(|error| error.kind() == ErrorKind::NotFound) {
+            return Ok(Self::default());
+        }
+        let text = secret_file::read(path)?;
         toml::from_str(&text).map_err(|error| {
             // Not the library's rendering: that quotes lines, and a line may be a token.
             let place = error.span().map_or_else(String::new, |span| {

@@ -2,12 +2,15 @@
 //!
 //! A coordinator that goes away in between is waited for, within a bound.
 
+mod stall;
+
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use futures_util::{StreamExt, stream};
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
+use jiff::Timestamp;
 use orca_proto::client::{Client, ClientError, EventStream};
 use orca_proto::event::{Event, EventQuery};
 use orca_proto::ids::TaskId;
@@ -16,6 +19,8 @@ use tokio::time::{Instant, MissedTickBehavior, interval, timeout_at};
 
 use crate::error::{Exit, Failure};
 use crate::output::{Output, escape, task as task_text};
+
+pub(crate) use self::stall::Stall;
 
 /// How often bars are drawn anew while something happens.
 const REDRAW: Duration = Duration::from_millis(300);
@@ -50,14 +55,24 @@ pub(crate) async fn until_ended(
     let bars = output.shows_progress().then(Bars::default);
     let waited = match limit.and_then(|limit| Instant::now().checked_add(limit)) {
         None => watch.run(ids, bars).await,
-        Some(deadline) => timeout_at(deadline, watch.run(ids, bars)).await.unwrap_or_else(|_| {
-            Err(Failure::new(Exit::Other, "time is up")
-                .because("the wait's own limit was reached; the tasks go on")
-                .hint("`orca wait` goes on waiting, `orca cancel` ends them"))
-        }),
+        Some(deadline) => {
+            let waited = timeout_at(deadline, watch.run(ids, bars)).await;
+            waited.unwrap_or_else(|_| Err(time_is_up(watch.away.load(Ordering::Relaxed))))
+        }
     };
     waited?;
     Ok(ids.iter().filter_map(|id| watch.ended.get(id).cloned()).collect())
+}
+
+fn time_is_up(away: bool) -> Failure {
+    if away {
+        return Failure::new(Exit::Unreachable, "time is up, and the coordinator does not answer")
+            .because("how the tasks are cannot be told")
+            .hint("is it running? `orca wait` asks again");
+    }
+    Failure::new(Exit::Other, "time is up")
+        .because("the wait's own limit was reached; the tasks go on")
+        .hint("`orca wait` goes on waiting, `orca cancel` ends them")
 }
 
 struct Watch<'a> {
@@ -84,11 +99,18 @@ impl Watch<'_> {
         redraw.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut last_full_look = Instant::now();
         let mut stale = true;
+        let mut stall = Stall::new(self.client, ids);
         while !self.open.is_empty() {
             tokio::select! {
                 event = next(&mut events) => match event {
                     Some(event) => stale |= self.on_event(&event).await?,
                     None => events = None,
+                },
+                sentence = stall.sentence() => match &bars {
+                    Some(bars) => {
+                        let _ = bars.all.println(sentence);
+                    }
+                    None => self.output.remark(&sentence),
                 },
                 _ = redraw.tick() => {
                     let net = if events.is_some() { SAFETY_NET } else { POLL };
@@ -210,7 +232,7 @@ async fn draw_one(client: &Client, bar: &ProgressBar, summary: &TaskSummary) {
     bar.set_prefix(escape::line(&summary.name).into_owned());
     if all == 0 {
         style(bar, "{spinner} {prefix} {elapsed} {wide_msg}");
-        let note = task_text::note(summary);
+        let note = task_text::note(summary, Timestamp::now());
         bar.set_message(format!("{} {}", summary.state, escape::line(&note)));
     } else {
         style(bar, "{spinner} {prefix} [{bar:24}] {pos} of {len} tasks {elapsed} {wide_msg}");

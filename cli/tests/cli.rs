@@ -1,5 +1,7 @@
 //! The built command against a coordinator of canned answers: what is sent, what is printed, how it ends.
 
+#[path = "cli/night.rs"]
+mod night;
 #[path = "cli/queue.rs"]
 mod queue;
 mod support;
@@ -95,7 +97,8 @@ fn problems_become_exit_codes_and_lines_without_debris() {
             2,
             "/reason: is long",
         ),
-        (500, "internal", json!({"request_id": "r-17"}), 7, "r-17"),
+        (500, "internal", json!({"request_id": "r-17"}), 7, "request r-17"),
+        (409, "conflict", json!({"request_id": "r-18"}), 6, "request r-18"),
         (503, "unavailable", json!({}), 5, "try again"),
     ] {
         let title = if slug == "not-found" { "Not found" } else { "T" };
@@ -263,13 +266,25 @@ fn a_file_that_is_not_valid_is_told_by_place_and_nothing_is_sent() {
         (b"container: {image: 'not an image'}\n", "/container/image"),
         (b"container: {image: debian}\nname: \xff\n", "not UTF-8"),
         (b"a: [1, 2\n", "line"),
+        (
+            b"container:\n  image: debian\n  command: a: b\n",
+            "tasks.yaml is not valid\n  container: mapping values are not allowed in this context at line 3",
+        ),
     ] {
         std::fs::write(&file, content).unwrap();
         let ran = orca.run(&["enqueue", "-f", "tasks.yaml"]);
         assert_eq!(ran.code, Some(2), "{words}: {ran:?}");
         assert!(ran.err.contains(words), "{words}: {ran:?}");
     }
-    assert_eq!(orca.run(&["enqueue", "-f", "absent.yaml"]).code, Some(3));
+    for line in [
+        &["enqueue", "-f", "absent.yaml"][..],
+        &["enqueue", "--input", "@/absent", "debian"],
+        &["--token-file", "/absent", "ls"],
+        &["token", "issue", "--role", "worker", "--name", "w", "--key", "/absent"],
+    ] {
+        let ran = orca.run(line);
+        assert!(ran.code == Some(2) && ran.err.contains("cannot read"), "{line:?}: {ran:?}");
+    }
     assert!(fake.seen().is_empty(), "{:?}", fake.seen());
 }
 

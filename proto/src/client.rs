@@ -58,6 +58,14 @@ pub enum ClientError {
         /// The innermost reason.
         why: String,
     },
+    /// Somebody answered who does not speak as a coordinator does: a proxy, or another server altogether.
+    #[error("{url} answered {status} without a problem document; is it a coordinator?")]
+    Foreign {
+        /// Where to.
+        url: String,
+        /// The HTTP status.
+        status: u16,
+    },
     /// An answer came that this version cannot read.
     #[error("the answer from {url} cannot be read: {why}")]
     Decode {
@@ -82,7 +90,8 @@ impl ClientError {
     #[must_use]
     pub fn is_transient(&self) -> bool {
         match self {
-            Self::Problem(problem) => problem.status == 429 || problem.status >= 500,
+            Self::Problem(problem) => transient(problem.status),
+            Self::Foreign { status, .. } => transient(*status),
             Self::Transport { .. } => true,
             Self::Setup { .. } | Self::Decode { .. } => false,
         }
@@ -179,13 +188,12 @@ async fn send(request: RequestBuilder) -> Result<Response, ClientError> {
         Err(_) if status.is_redirection() || status == StatusCode::OK => {
             ClientError::Decode { url, why: format!("status {status}; is this address a coordinator?") }
         }
-        Err(_) => {
-            let detail = format!("{url} answered {status} without a problem document; is it a coordinator?");
-            let mut problem = Problem::new(Kind::Unknown, detail);
-            problem.status = status.as_u16();
-            ClientError::Problem(Box::new(problem))
-        }
+        Err(_) => ClientError::Foreign { url, status: status.as_u16() },
     })
+}
+
+fn transient(status: u16) -> bool {
+    status == 429 || status >= 500
 }
 
 async fn decode<T: DeserializeOwned>(response: Response) -> Result<T, ClientError> {

@@ -18,8 +18,17 @@ pub struct Span(Duration);
 #[derive(Debug, thiserror::Error)]
 pub enum SpanError {
     /// Not a duration at all.
-    #[error("not a duration such as 90s, 5m or 1h30m: {0}")]
-    Syntax(String),
+    #[error("not a duration such as 90s, 5m or 1h30m")]
+    Syntax,
+    /// A number that could be of seconds, or of minutes.
+    #[error("a duration needs a unit: {0}s or {0}m?")]
+    NoUnit(String),
+    /// Months and years.
+    #[error("months and years differ in length; give weeks, days or hours, such as 30d")]
+    Calendar,
+    /// More than any duration may be.
+    #[error("too long a duration; at most 366d")]
+    TooLong,
     /// Less than nothing.
     #[error("a duration cannot be negative")]
     Negative,
@@ -79,13 +88,35 @@ impl FromStr for Span {
     type Err = SpanError;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let syntax = |error: jiff::Error| SpanError::Syntax(error.to_string());
-        let parts: jiff::Span = text.trim().parse().map_err(syntax)?;
-        let signed = parts.to_duration(SpanRelativeTo::days_are_24_hours()).map_err(syntax)?;
+        let text = text.trim();
+        let parts: jiff::Span = text.parse().map_err(|_| fault(text))?;
+        // Of what was read, only months and years have no length of their own.
+        let signed =
+            parts.to_duration(SpanRelativeTo::days_are_24_hours()).map_err(|_| SpanError::Calendar)?;
         let whole = Duration::try_from(signed).map_err(|_| SpanError::Negative)?;
-        let millis = u64::try_from(whole.as_millis()).map_err(|_| SpanError::Syntax("too long".into()))?;
-        Ok(Self::millis(millis))
+        u64::try_from(whole.as_millis()).map(Self::millis).map_err(|_| SpanError::TooLong)
     }
+}
+
+/// What is wrong with a text that could not be read.
+fn fault(text: &str) -> SpanError {
+    let digits = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+    if digits(text) {
+        return SpanError::NoUnit(text.chars().take(20).collect());
+    }
+    if text.strip_prefix('-').is_some_and(digits) {
+        return SpanError::Negative;
+    }
+    // With small numbers in place of its own, is it a duration?
+    let mut small = String::with_capacity(text.len());
+    for letter in text.chars() {
+        match letter {
+            '0'..='9' if small.ends_with('1') => {}
+            '0'..='9' => small.push('1'),
+            other => small.push(other),
+        }
+    }
+    if small.parse::<jiff::Span>().is_ok() { SpanError::TooLong } else { SpanError::Syntax }
 }
 
 impl Serialize for Span {
@@ -126,9 +157,20 @@ mod tests {
     }
 
     #[test]
-    fn a_negative_or_wordless_span_is_refused() {
-        for text in ["-90s", "soon", "", "90", "1mo", "1y", "99999999999999999999s"] {
-            assert!(text.parse::<Span>().is_err(), "{text}");
+    fn a_text_that_is_no_span_is_told_what_is_wrong_with_it() {
+        for (text, told) in [
+            ("-90s", "cannot be negative"),
+            ("-5", "cannot be negative"),
+            ("soon", "such as 90s"),
+            ("", "such as 90s"),
+            ("10", "needs a unit: 10s or 10m?"),
+            ("1mo", "months and years"),
+            ("1y", "months and years"),
+            ("99999999999999d", "at most 366d"),
+            ("99999999999999999999s", "at most 366d"),
+        ] {
+            let error = text.parse::<Span>().unwrap_err().to_string();
+            assert!(error.contains(told), "{text}: {error}");
         }
     }
 }

@@ -3,13 +3,22 @@
 use orca_proto::client::Client;
 use orca_proto::ids::TaskId;
 use orca_proto::page::Page;
-use orca_proto::selector::BulkCancel;
+use orca_proto::selector::{BulkCancel, Selector};
 use orca_proto::task::Cancellation;
 
-use super::confirm;
+use super::census::{self, Among};
 use super::selection::{self, SelectionArgs};
+use super::{confirm, interrupt};
 use crate::error::{Exit, Failure};
-use crate::output::{Output, escape};
+use crate::output::{Output, count, escape};
+
+/// How far an order went that was interrupted.
+async fn left(client: &Client, selector: &Selector) -> String {
+    match census::take(client, selector, Among::Open, census::GLANCE).await {
+        Ok(census) => format!("interrupted: {census} not told to stop so far; the same command goes on"),
+        Err(_) => "interrupted: a part may be cancelled; the same command goes on".to_owned(),
+    }
+}
 
 /// Cancel tasks and everything under them
 ///
@@ -18,6 +27,7 @@ use crate::output::{Output, escape};
 /// Examples:
 ///   orca cancel TASK --reason 'wrong input'
 ///   orca cancel --queue nightly --label run=17
+///   orca cancel --queue nightly --dry-run
 ///   orca cancel --all --yes
 #[derive(Debug, clap::Args)]
 #[command(verbatim_doc_comment)]
@@ -35,22 +45,38 @@ pub(crate) struct CancelArgs {
 impl CancelArgs {
     /// Does it.
     pub(crate) async fn run(self, client: &Client, output: Output) -> Result<Exit, Failure> {
-        if self.selection.is_given() || self.ids.is_empty() {
-            self.matching(client, output).await
-        } else {
-            self.each(client, output).await
+        if !self.selection.is_given() && !self.ids.is_empty() && !self.selection.dry_run() {
+            let told = async || {
+                Some("interrupted: some of them may have been told to stop; `orca get` says which".to_owned())
+            };
+            return interrupt::or_told(self.each(client, output), told, output).await;
         }
+        let selector = self.selection.selector(&self.ids)?;
+        if self.selection.dry_run() {
+            let census = census::take(client, &selector, Among::Open, census::WHOLE).await?;
+            selection::would(&census, "would be cancelled or told to stop", output)?;
+            return Ok(Exit::Done);
+        }
+        let told = async || Some(left(client, &selector).await);
+        interrupt::or_told(self.matching(client, selector.clone(), output), told, output).await
     }
 
-    async fn matching(self, client: &Client, output: Output) -> Result<Exit, Failure> {
-        let selector = self.selection.selector(&self.ids)?;
-        let question = format!("Cancel {} that have not ended?", selection::in_words(&selector));
-        confirm::agreed(&question, self.selection.yes()).await?;
+    async fn matching(self, client: &Client, selector: Selector, output: Output) -> Result<Exit, Failure> {
+        let meant = selection::in_words(&selector);
+        let question = async || {
+            let census = census::take(client, &selector, Among::Open, census::GLANCE).await?;
+            Ok((!census.is_none()).then(|| format!("Cancel {census} that have not ended ({meant})?")))
+        };
+        let plain = format!("Cancel {meant} that have not ended?");
+        if !confirm::agreed(&plain, question, self.selection.yes()).await? {
+            output.remark("nothing to cancel");
+            return Ok(Exit::Done);
+        }
         let affected = client.cancel_matching(&BulkCancel { selector, reason: self.reason }).await?;
         if output.is_json() {
             output.json(&affected)?;
         } else {
-            output.line(&format!("{} cancelled or told to stop", affected.count))?;
+            output.line(&format!("{} cancelled or told to stop", count(affected.count)))?;
         }
         Ok(Exit::Done)
     }
@@ -83,7 +109,7 @@ impl CancelArgs {
         }
         let last = failures.pop();
         for failure in failures {
-            output.remark(failure.render().trim_end());
+            output.remark(failure.told(output).trim_end());
         }
         last.map_or(Ok(Exit::Done), Err)
     }

@@ -4,6 +4,7 @@ use std::io::Read;
 
 use orca_proto::quantity::Bytes;
 use serde_json::Value;
+use serde_json::error::Category;
 
 use crate::error::Failure;
 
@@ -35,10 +36,23 @@ pub(super) fn read(text: &str, argument: &str, most: usize) -> Result<Value, Fai
             .hint("store it as an artifact instead (`orca enqueue --artifact`, `orca artifact put`)"));
     }
     serde_json::from_slice(&bytes).map_err(|error| {
-        Failure::invalid(format!("{from} is not JSON"))
-            .because(error.to_string())
-            .hint(format!("text needs quotes of its own: {argument} '\"text\"'"))
+        let failure = Failure::invalid(format!("{from} is not JSON")).because(breaks(&error));
+        if matches!(bytes.trim_ascii_start().first(), Some(b'{' | b'[')) {
+            return failure.hint("keys and text need double quotes: '{\"key\": \"text\"}'");
+        }
+        let flag = if argument.starts_with('-') { format!("{argument} ") } else { String::new() };
+        failure.hint(format!("text needs quotes of its own: {flag}'\"text\"'"))
     })
+}
+
+/// Where a text stops being JSON.
+pub(super) fn breaks(error: &serde_json::Error) -> String {
+    let (line, column) = (error.line(), error.column());
+    match error.classify() {
+        Category::Eof => format!("it ends at line {line}, column {column}, before it is whole"),
+        Category::Syntax => format!("line {line}, column {column}: here it is no JSON any more"),
+        Category::Data | Category::Io => error.to_string(),
+    }
 }
 
 #[cfg(test)]
@@ -51,6 +65,16 @@ mod tests {
         let failure = read("hello", "--input", 100).unwrap_err();
         assert_eq!(failure.exit(), Exit::Invalid);
         assert!(failure.render().contains("--input '\"text\"'"), "{}", failure.render());
+    }
+
+    #[test]
+    fn half_an_object_is_told_by_where_it_breaks() {
+        let text = read("{bad", "the payload", 100).unwrap_err().render();
+        assert!(text.contains("line 1, column 2") && text.contains("double quotes"), "{text}");
+        let text = read("{\"a\": 1", "the payload", 100).unwrap_err().render();
+        assert!(text.contains("before it is whole"), "{text}");
+        let text = read("bad", "the payload", 100).unwrap_err().render();
+        assert!(!text.contains("the payload '") && !text.contains("ident"), "{text}");
     }
 
     #[test]

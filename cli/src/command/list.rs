@@ -9,6 +9,7 @@ use orca_proto::page::Page;
 use orca_proto::spec::Role;
 use orca_proto::task::{State, TaskFilter, TaskSummary};
 
+use super::argument;
 use crate::error::{Exit, Failure};
 use crate::output::table::{self, Rows, text};
 use crate::output::{Output, escape, task, time};
@@ -31,7 +32,7 @@ pub(crate) struct ListArgs {
     #[arg(long)]
     name: Option<String>,
     /// Only tasks with this label
-    #[arg(long, short, value_name = "KEY=VALUE")]
+    #[arg(long, short, value_name = "KEY=VALUE", value_parser = argument::label)]
     label: Option<String>,
     /// Only goals
     #[arg(long)]
@@ -46,7 +47,7 @@ pub(crate) struct ListArgs {
     #[arg(long, short)]
     all: bool,
     /// Tasks per page
-    #[arg(long, value_parser = clap::value_parser!(u32).range(1..=i64::from(limits::PAGE)))]
+    #[arg(long, value_name = "N", value_parser = argument::page, allow_hyphen_values = true)]
     limit: Option<u32>,
     /// Where an earlier page ended (its `next`)
     #[arg(long)]
@@ -112,7 +113,7 @@ pub(super) fn print(page: &Page<TaskSummary>, nothing: &str, output: Output) -> 
     let mut rows = Rows::new(output, &COLUMNS);
     for summary in &page.items {
         let mut cells = columns(summary);
-        cells.push(Cell::new(table::cut(&escape::line(&task::note(summary)), room)));
+        cells.push(Cell::new(table::cut(&escape::line(&task::note(summary, now)), room)));
         rows.add(cells);
     }
     rows.print(nothing)?;

@@ -5,7 +5,7 @@ use std::io::{IsTerminal, Read};
 use orca_proto::client::Client;
 use orca_proto::task::TaskFilter;
 
-use crate::connection::{ConnectionArgs, token_from_file};
+use crate::connection::{ConnectionArgs, Given, token_from_file};
 use crate::error::{Exit, Failure};
 use crate::output::{Output, escape};
 use crate::profile::{Profile, Profiles};
@@ -29,7 +29,13 @@ pub(crate) struct LoginArgs {
 
 impl LoginArgs {
     /// Does it.
-    pub(crate) async fn run(self, connection: &ConnectionArgs, output: Output) -> Result<Exit, Failure> {
+    pub(crate) async fn run(
+        self,
+        connection: &ConnectionArgs,
+        given: Given,
+        output: Output,
+    ) -> Result<Exit, Failure> {
+        given.empty(connection)?;
         let url = connection.url.clone().filter(|url| !url.is_empty()).ok_or_else(|| {
             Failure::invalid("which coordinator?").hint("orca login --url http://HOST:7070 < token-file")
         })?;

@@ -6,6 +6,7 @@ use orca_proto::ids::TaskId;
 use orca_proto::limits;
 use orca_proto::log::{LogEntry, LogQuery, Stream};
 
+use super::argument;
 use crate::error::{Exit, Failure};
 use crate::output::{Output, Style, escape};
 
@@ -21,10 +22,10 @@ pub(crate) struct LogsArgs {
     #[arg(long, short)]
     follow: bool,
     /// Only this attempt
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(i32).range(1..))]
+    #[arg(long, value_name = "N", value_parser = argument::from_one, allow_hyphen_values = true)]
     attempt: Option<i32>,
     /// Only the last lines, and with --follow all that come after them
-    #[arg(long, short = 'n', value_name = "LINES", value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    #[arg(long, short = 'n', value_name = "LINES", value_parser = argument::tail, allow_hyphen_values = true)]
     tail: Option<u32>,
     /// With the time of each line
     #[arg(long, short)]
@@ -40,7 +41,30 @@ impl LogsArgs {
             true => follow(client, self.id, &query, &mut printer).await?,
             false => print(client, self.id, &query, &mut printer).await?,
         }
+        if !printer.printed && !self.follow {
+            self.explain(client, output).await?;
+        }
         Ok(Exit::Done)
+    }
+
+    /// Says why there was nothing to show.
+    async fn explain(&self, client: &Client, output: Output) -> Result<(), Failure> {
+        let task = client.task(self.id).await.map_err(|error| Failure::about(error, "task", self.id))?;
+        let begun = task.summary.attempt.max(task.attempts.last().map_or(0, |attempt| attempt.number));
+        match self.attempt {
+            Some(asked) if asked > begun => {
+                Err(Failure::new(Exit::NotFound, format!("task {} has no attempt {asked}", self.id))
+                    .because(format!("it is {}, and had {begun}", task.summary.state)))
+            }
+            None if begun == 0 => {
+                output.remark(&format!("no log: the task never ran; it is {}", task.summary.state));
+                Ok(())
+            }
+            _ => {
+                output.remark("no log: nothing was written");
+                Ok(())
+            }
+        }
     }
 }
 
@@ -91,12 +115,14 @@ pub(super) struct Printer {
     output: Output,
     timestamps: bool,
     attempt: i32,
+    /// Whether there was a line.
+    printed: bool,
 }
 
 impl Printer {
     /// A printer that has written nothing yet.
     pub(super) fn new(output: Output, timestamps: bool) -> Self {
-        Self { output, timestamps, attempt: 1 }
+        Self { output, timestamps, attempt: 1, printed: false }
     }
 
     /// Writes one line.
@@ -104,6 +130,7 @@ impl Printer {
     /// # Errors
     /// A [`Failure`] if standard output cannot be written.
     pub(super) fn print(&mut self, entry: &LogEntry) -> Result<(), Failure> {
+        self.printed = true;
         if self.output.is_json() {
             return self.output.json_line(entry);
         }

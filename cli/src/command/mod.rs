@@ -1,13 +1,16 @@
 //! The verbs, one file each.
 
+mod argument;
 mod artifact;
 mod cancel;
+mod census;
 mod completions;
 mod confirm;
 mod dead;
 mod decide;
 mod enqueue;
 mod get;
+pub(crate) mod interrupt;
 mod json_argument;
 mod list;
 mod login;
@@ -86,23 +89,11 @@ fn id<T: FromStr>(text: &str) -> Result<T, String> {
     text.parse().map_err(|_| "not a whole id, such as 01a1f85d-22de-71df-8298-9126b42b20b6".to_owned())
 }
 
-/// Reads a pair from the command line.
-///
-/// # Errors
-/// What a pair looks like.
-fn pair(text: &str) -> Result<(String, String), String> {
-    match text.split_once('=') {
-        Some((key, value)) if !key.is_empty() => Ok((key.to_owned(), value.to_owned())),
-        _ => Err("must be NAME=VALUE".to_owned()),
-    }
-}
-
 impl Command {
     /// What Ctrl-C leaves going, for a command that does nothing but wait by then.
     pub(crate) fn left_going(&self) -> Option<&'static str> {
         let waits = match self {
             Self::Wait(_) => true,
-            Self::Enqueue(args) => args.waits(),
             Self::Retry(args) => args.waits(),
             _ => false,
         };
@@ -113,7 +104,7 @@ impl Command {
 
     /// Whether the command itself takes care of Ctrl-C.
     pub(crate) fn handles_interrupts(&self) -> bool {
-        matches!(self, Self::Dev(_))
+        matches!(self, Self::Dev(_) | Self::Enqueue(_) | Self::Cancel(_) | Self::Dead(_))
     }
 
     /// Does it.
@@ -148,7 +139,7 @@ impl Command {
             Self::Nodes(args) => args.run(&client()?, output).await,
             Self::Artifact(command) => command.run(&client()?, output).await,
             Self::Token(command) => command.run(output),
-            Self::Login(args) => args.run(connection, output).await,
+            Self::Login(args) => args.run(connection, given, output).await,
             Self::Profile(command) => command.run(output),
             Self::Completions(args) => args.run(output),
             Self::Postgres(args) => Err(args.exec()),

@@ -26,13 +26,13 @@ pub(crate) enum NamespaceCommand {
         /// The namespace
         name: String,
         /// Most tasks that have not ended, or none
-        #[arg(long, value_name = "N", value_parser = setting::number::<u64>)]
+        #[arg(long, value_name = "N", value_parser = setting::number::<u64>, allow_hyphen_values = true)]
         max_open: Option<Limit<u64>>,
         /// Most tasks that run at once, or none
-        #[arg(long, value_name = "N", value_parser = setting::number::<u32>)]
+        #[arg(long, value_name = "N", value_parser = setting::number::<u32>, allow_hyphen_values = true)]
         max_running: Option<Limit<u32>>,
         /// Most queues, or none
-        #[arg(long, value_name = "N", value_parser = setting::number::<u32>)]
+        #[arg(long, value_name = "N", value_parser = setting::number::<u32>, allow_hyphen_values = true)]
         max_queues: Option<Limit<u32>>,
     },
 }

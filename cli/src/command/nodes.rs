@@ -42,8 +42,10 @@ impl NodesArgs {
 
 fn print(nodes: &[Node], output: Output) -> Result<(), Failure> {
     let now = Timestamp::now();
-    let mut rows =
-        Rows::new(output, &["NAME", "ROLE", "STATE", "RUNNING", "RUNTIME", "VERSION", "SEEN", "ID"]);
+    let mut rows = Rows::new(
+        output,
+        &["NAME", "ROLE", "STATE", "RUNNING", "RUNTIME", "VERSION", "SEEN", "LABELS", "ID"],
+    );
     for node in nodes {
         let role = match node.role {
             Role::Work => "worker",
@@ -54,6 +56,7 @@ fn print(nodes: &[Node], output: Output) -> Result<(), Failure> {
             NodeState::Draining => "draining",
             NodeState::Gone => "gone",
         };
+        let labels: Vec<String> = node.labels.iter().map(|(key, value)| format!("{key}={value}")).collect();
         rows.add(vec![
             text(&node.name),
             text(role),
@@ -62,6 +65,7 @@ fn print(nodes: &[Node], output: Output) -> Result<(), Failure> {
             text(&node.runtime),
             text(&node.version),
             text(time::relative(node.last_seen_at, now)),
+            text(if labels.is_empty() { "-".to_owned() } else { labels.join(", ") }),
             text(node.id.to_string()),
         ]);
     }

@@ -5,6 +5,7 @@ use orca_proto::duration::Span;
 use orca_proto::problem::Kind;
 use orca_proto::queue::{GroupSettings, Pause, Queue, QueueSettings, Rate};
 
+use super::argument;
 use super::queues;
 use super::setting::{self, Limit};
 use crate::error::{Exit, Failure};
@@ -13,6 +14,8 @@ use crate::output::{Output, escape};
 /// Set, pause and resume queues and their groups
 #[derive(Debug, clap::Subcommand)]
 pub(crate) enum QueueCommand {
+    /// List queues, or show one with its groups; the same as `orca queues`
+    Ls(queues::QueuesArgs),
     /// Set limits; what is not named stays as it is
     ///
     /// Examples:
@@ -57,16 +60,28 @@ pub(crate) struct SetArgs {
     #[command(flatten)]
     which: Which,
     /// Most tasks that run at once, or none
-    #[arg(long, value_name = "N", value_parser = setting::number::<u32>)]
+    #[arg(long, value_name = "N", value_parser = setting::number::<u32>, allow_hyphen_values = true)]
     max_running: Option<Limit<u32>>,
     /// Most tasks that begin in a time, such as 100/1m, or none
-    #[arg(long, value_name = "RATE", value_parser = setting::rate)]
+    #[arg(long, value_name = "RATE", value_parser = setting::rate, allow_hyphen_values = true)]
     rate: Option<Limit<Rate>>,
     /// Time in line that counts as one level of priority; 0s: none does; none: 60s again
-    #[arg(long, value_name = "DURATION", value_parser = setting::span, conflicts_with = "group")]
+    #[arg(
+        long,
+        value_name = "DURATION",
+        value_parser = setting::span,
+        conflicts_with = "group",
+        allow_hyphen_values = true
+    )]
     ageing: Option<Limit<Span>>,
     /// The group's share against the other groups'; 1 to 1,000
-    #[arg(long, value_name = "N", requires = "group")]
+    #[arg(
+        long,
+        value_name = "N",
+        value_parser = argument::number::<u32>,
+        requires = "group",
+        allow_hyphen_values = true
+    )]
     weight: Option<u32>,
 }
 
@@ -74,6 +89,7 @@ impl QueueCommand {
     /// Does it.
     pub(crate) async fn run(self, client: &Client, output: Output) -> Result<Exit, Failure> {
         match self {
+            Self::Ls(args) => return args.run(client, output).await,
             Self::Set(args) => args.run(client, output).await?,
             Self::Rm { queue } => {
                 client.remove_queue(&queue).await.map_err(|error| Failure::about(error, "queue", &queue))?;

@@ -20,7 +20,11 @@ impl QueuesArgs {
     /// Does it.
     pub(crate) async fn run(self, client: &Client, output: Output) -> Result<Exit, Failure> {
         if let Some(name) = &self.queue {
-            let queue = client.queue(name).await.map_err(|error| Failure::about(error, "queue", name))?;
+            let queue = client.queue(name).await.map_err(|error| {
+                let failure = Failure::about(error, "queue", name);
+                let absent = failure.exit() == Exit::NotFound;
+                if absent { failure.hint("`orca queues` lists them") } else { failure }
+            })?;
             show(&queue, output)?;
             return Ok(Exit::Done);
         }
@@ -50,7 +54,7 @@ pub(super) fn show(queue: &Queue, output: Output) -> Result<(), Failure> {
 fn queues(queues: &[Queue], output: Output) -> Result<(), Failure> {
     let columns = ["QUEUE", "READY", "RUNNING", "GROUPS", "RATE", "AGEING", "NOTE"];
     let mut rows = Rows::new(output, &columns);
-    for Queue { name, settings, paused, ready, running, groups } in queues {
+    for Queue { name, settings, paused, ready, running, groups, created: _ } in queues {
         rows.add(vec![
             text(name),
             text(waiting(*ready)),
@@ -67,7 +71,7 @@ fn queues(queues: &[Queue], output: Output) -> Result<(), Failure> {
 /// Writes groups.
 pub(super) fn groups(groups: &[Group], output: Output) -> Result<(), Failure> {
     let mut rows = Rows::new(output, &["GROUP", "READY", "RUNNING", "WEIGHT", "RATE", "NOTE"]);
-    for Group { name, settings, paused, ready, running } in groups {
+    for Group { name, settings, paused, ready, running, created: _ } in groups {
         rows.add(vec![
             text(name),
             text(waiting(*ready)),

@@ -13,9 +13,12 @@ use orca_proto::schedule::{Backfill, Overlap, ScheduleSpec};
 
 use super::enqueue::file::read_one;
 use super::enqueue::{PolicyArgs, TaskArgs, not_valid, upload};
-use super::moment;
+use super::{confirm, moment};
 use crate::error::{Exit, Failure};
-use crate::output::{Output, escape};
+use crate::output::{Output, count, escape};
+
+/// Runs that are enqueued at once without a question.
+const UNASKED: u64 = 100;
 
 /// Enqueue tasks again and again, by a cron expression
 #[derive(Debug, clap::Subcommand)]
@@ -67,11 +70,14 @@ pub(crate) enum ScheduleCommand {
         /// The schedule
         name: String,
         /// From this instant (RFC 3339) on, or from so long ago, such as 7d
-        #[arg(long, value_name = "TIME", value_parser = moment::past)]
+        #[arg(long, value_name = "TIME", value_parser = moment::past, allow_hyphen_values = true)]
         from: Timestamp,
         /// Up to this instant (RFC 3339), or up to so long ago; now unless told
-        #[arg(long, value_name = "TIME", value_parser = moment::past)]
+        #[arg(long, value_name = "TIME", value_parser = moment::past, allow_hyphen_values = true)]
         to: Option<Timestamp>,
+        /// Do not ask, however many there are
+        #[arg(long, short)]
+        yes: bool,
     },
 }
 
@@ -104,19 +110,19 @@ pub(crate) struct WhenArgs {
     #[arg(long, value_name = "ZONE")]
     timezone: Option<String>,
     /// Each run comes later by a part of this
-    #[arg(long, value_name = "DURATION")]
+    #[arg(long, value_name = "DURATION", allow_hyphen_values = true)]
     jitter: Option<Span>,
     /// What happens when the run before has not ended
     #[arg(long, value_enum, value_name = "WHAT")]
     overlap: Option<WhenOverlapping>,
     /// No run before this instant (RFC 3339)
-    #[arg(long, value_name = "TIME", value_parser = moment::instant)]
+    #[arg(long, value_name = "TIME", value_parser = moment::instant, allow_hyphen_values = true)]
     starting: Option<Timestamp>,
     /// No run after this instant (RFC 3339)
-    #[arg(long, value_name = "TIME", value_parser = moment::instant)]
+    #[arg(long, value_name = "TIME", value_parser = moment::instant, allow_hyphen_values = true)]
     ending: Option<Timestamp>,
     /// Runs missed by no more than this are made up; 1h unless told
-    #[arg(long, value_name = "DURATION")]
+    #[arg(long, value_name = "DURATION", allow_hyphen_values = true)]
     catch_up: Option<Span>,
 }
 
@@ -161,19 +167,39 @@ impl ScheduleCommand {
             Self::Run { name } => {
                 enqueued(&client()?.run_schedule(&name).await.map_err(about(&name))?, output)?;
             }
-            Self::Backfill { name, from, to } => {
+            Self::Backfill { name, from, to, yes } => {
                 let window = Backfill { from, to: to.unwrap_or_else(Timestamp::now) };
                 let mut errors = Vec::new();
                 window.validate(&mut errors);
                 if !errors.is_empty() {
                     return Err(not_valid("the window is not valid", errors));
                 }
-                let made = client()?.backfill_schedule(&name, &window).await;
+                let client = client()?;
+                if !yes && let Some(runs) = many_runs(&client, &name, &window).await {
+                    let question = format!("Enqueue about {} runs of {name} at once?", count(runs));
+                    confirm::agreed(&question, async || Ok(Some(question.clone())), false).await?;
+                }
+                let made = client.backfill_schedule(&name, &window).await;
                 enqueued(&made.map_err(about(&name))?, output)?;
             }
         }
         Ok(Exit::Done)
     }
+}
+
+/// About how many runs are in a window, by how far apart the next ones are, if they are too many not to be asked about.
+async fn many_runs(client: &Client, name: &str, window: &Backfill) -> Option<u64> {
+    // Where this cannot be had, the order itself says why.
+    let next = client.schedule(name).await.ok()?.next;
+    about_how_many(&next, window).filter(|runs| *runs > UNASKED)
+}
+
+fn about_how_many(next: &[Timestamp], window: &Backfill) -> Option<u64> {
+    let (first, last) = (next.first()?, next.last()?);
+    let gaps = i64::try_from(next.len().checked_sub(1)?).ok()?;
+    let apart = last.as_second().checked_sub(first.as_second())?.checked_div(gaps)?.max(1);
+    let long = window.to.as_second().saturating_sub(window.from.as_second());
+    u64::try_from(long / apart).ok()
 }
 
 fn enqueued(enqueued: &Enqueued, output: Output) -> Result<(), Failure> {
@@ -233,5 +259,20 @@ impl SetArgs {
         spec.starting = when.starting;
         spec.ending = when.ending;
         Ok((spec, files))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_runs_of_a_window_are_guessed_by_those_to_come() {
+        let at = |text: &str| text.parse::<Timestamp>().unwrap();
+        let window = Backfill { from: at("2026-01-01T00:00:00Z"), to: at("2026-01-02T00:00:00Z") };
+        let next = ["2099-01-01T00:00:00Z", "2099-01-01T00:05:00Z", "2099-01-01T00:10:00Z"].map(at);
+        assert_eq!(about_how_many(&next, &window), Some(288));
+        assert_eq!(about_how_many(&next[..1], &window), None);
+        assert_eq!(about_how_many(&[], &window), None);
     }
 }

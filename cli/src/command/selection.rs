@@ -5,8 +5,10 @@ use orca_proto::ids::TaskId;
 use orca_proto::selector::Selector;
 use orca_proto::task::State;
 
-use super::{moment, pair};
+use super::census::Census;
+use super::{argument, moment};
 use crate::error::Failure;
+use crate::output::Output;
 
 /// Filters; a task must pass all that are given.
 #[derive(Debug, Default, clap::Args)]
@@ -25,10 +27,10 @@ pub(super) struct SelectionArgs {
     #[arg(long, short, value_delimiter = ',', value_name = "STATE")]
     state: Vec<State>,
     /// Those with this label; given again, with all of them
-    #[arg(long, short, value_name = "KEY=VALUE", value_parser = pair)]
+    #[arg(long, short, value_name = "KEY=VALUE", value_parser = argument::pair)]
     label: Vec<(String, String)>,
     /// Those enqueued before this instant (RFC 3339), or longer ago than this, such as 2d
-    #[arg(long, value_name = "TIME", value_parser = moment::past)]
+    #[arg(long, value_name = "TIME", value_parser = moment::past, allow_hyphen_values = true)]
     before: Option<Timestamp>,
     /// Really all of them, where nothing else is given
     #[arg(long)]
@@ -36,6 +38,9 @@ pub(super) struct SelectionArgs {
     /// Do not ask
     #[arg(long, short, help_heading = None)]
     yes: bool,
+    /// Say how many it is about, and do nothing
+    #[arg(long, help_heading = None, conflicts_with = "yes")]
+    dry_run: bool,
 }
 
 impl SelectionArgs {
@@ -48,6 +53,11 @@ impl SelectionArgs {
     /// Whether not to ask.
     pub(super) fn yes(&self) -> bool {
         self.yes
+    }
+
+    /// Whether only the number is wanted.
+    pub(super) fn dry_run(&self) -> bool {
+        self.dry_run
     }
 
     fn unchecked(&self, ids: &[TaskId]) -> Selector {
@@ -68,6 +78,7 @@ impl SelectionArgs {
     /// # Errors
     /// A [`Failure`] if nothing in particular is meant, or a filter is not valid.
     pub(super) fn selector(&self, ids: &[TaskId]) -> Result<Selector, Failure> {
+        argument::each_once("--label", &self.label)?;
         let selector = self.unchecked(ids);
         if selector.is_empty() && !selector.all {
             return Err(Failure::invalid("which tasks?")
@@ -81,6 +92,14 @@ impl SelectionArgs {
             Err(Failure::invalid("the filters are not valid").fields(errors))
         }
     }
+}
+
+/// Tells how many tasks an order would be about.
+///
+/// # Errors
+/// A [`Failure`] if standard output cannot be written.
+pub(super) fn would(census: &Census, what: &str, output: Output) -> Result<(), Failure> {
+    if output.is_json() { output.json(census) } else { output.line(&format!("{census} {what}")) }
 }
 
 /// A selection in words, such as `all in queue slow with label a=b`.

@@ -1,9 +1,12 @@
 //! Values of settings on the command line: `none` lifts a limit, and what is not named stays as it is.
 
+use std::num::ParseIntError;
 use std::str::FromStr;
 
-use orca_proto::duration::Span;
+use orca_proto::duration::{Span, SpanError};
 use orca_proto::queue::Rate;
+
+use super::argument;
 
 /// What to make of a limit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,8 +32,8 @@ impl<T> Limit<T> {
 ///
 /// # Errors
 /// What one looks like.
-pub(super) fn number<T: FromStr>(text: &str) -> Result<Limit<T>, String> {
-    or_none(text, |text| text.parse().map_err(|_| "not a number, or `none`".to_owned()))
+pub(super) fn number<T: FromStr<Err = ParseIntError>>(text: &str) -> Result<Limit<T>, String> {
+    or_none(text, |text| argument::number(text).map_err(|why| format!("{why}; `none` lifts the limit")))
 }
 
 /// A limit that is a length of time.
@@ -38,7 +41,7 @@ pub(super) fn number<T: FromStr>(text: &str) -> Result<Limit<T>, String> {
 /// # Errors
 /// What one looks like.
 pub(super) fn span(text: &str) -> Result<Limit<Span>, String> {
-    or_none(text, |text| text.parse().map_err(|_| "not a length of time such as 60s, or `none`".to_owned()))
+    or_none(text, |text| text.parse().map_err(|why: SpanError| format!("{why}; `none` lifts the limit")))
 }
 
 /// A limit that is a rate, such as `100/1m` or `10/s`.

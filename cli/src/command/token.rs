@@ -37,7 +37,7 @@ pub(crate) struct IssueArgs {
     #[arg(long, value_name = "PATH", env = "ORCA_SIGNING_KEY_FILE")]
     key: PathBuf,
     /// How long it is good for (a day is 24h)
-    #[arg(long, value_name = "DURATION", default_value = "90d", value_parser = ttl)]
+    #[arg(long, value_name = "DURATION", default_value = "90d", value_parser = ttl, allow_hyphen_values = true)]
     ttl: Span,
     /// The namespace it is good for
     #[arg(long, default_value = DEFAULT_NAMESPACE)]

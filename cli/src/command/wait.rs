@@ -23,7 +23,7 @@ pub(crate) struct WaitArgs {
     #[arg(required = true, value_name = "ID", value_parser = super::id::<TaskId>)]
     ids: Vec<TaskId>,
     /// Give up after this long, such as 90s or 1h; the tasks go on
-    #[arg(long, value_name = "DURATION")]
+    #[arg(long, value_name = "DURATION", allow_hyphen_values = true)]
     timeout: Option<Span>,
 }
 

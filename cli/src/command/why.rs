@@ -2,7 +2,7 @@
 
 use orca_proto::client::Client;
 use orca_proto::ids::TaskId;
-use orca_proto::why::{Condition, Why};
+use orca_proto::why::{Condition, ConditionKind, Why};
 
 use crate::error::{Exit, Failure};
 use crate::output::{Output, Style, count, escape};
@@ -37,11 +37,14 @@ impl WhyArgs {
 
 fn print(why: &Why, output: Output) -> Result<(), Failure> {
     output.line(&format!("{}: {}", output.state(why.state), escape::line(&why.summary)))?;
-    let widest = why.conditions.iter().map(|condition| condition.kind.as_str().len()).max().unwrap_or(0);
-    if !why.conditions.is_empty() {
+    // That it has ended is the sentence itself, and blocks nothing.
+    let conditions: Vec<&Condition> =
+        why.conditions.iter().filter(|condition| condition.kind != ConditionKind::Ended).collect();
+    let widest = conditions.iter().map(|condition| condition.kind.as_str().len()).max().unwrap_or(0);
+    if !conditions.is_empty() {
         output.line("")?;
     }
-    for condition in &why.conditions {
+    for condition in conditions {
         let kind = condition.kind.as_str().replace('_', " ");
         let kind = output.paint(Style::Faint, &format!("{kind:<widest$}"));
         output.line(&format!(

@@ -1,5 +1,7 @@
 //! One task in full, and how it ended, for people.
 
+use std::time::Duration;
+
 use jiff::Timestamp;
 use orca_proto::spec::Role;
 use orca_proto::task::{State, Task, TaskSummary};
@@ -115,7 +117,8 @@ fn attempts(output: Output, task: &Task, now: Timestamp) -> Result<(), Failure> 
 pub(crate) fn remark_end(output: Output, task: &Task) {
     let summary = &task.summary;
     let took = summary.finished_at.map_or_else(String::new, |finished| {
-        format!(" after {}", time::fine(time::between(summary.created_at, finished)))
+        let all = time::between(summary.created_at, finished);
+        format!(" after {}{}", time::fine(all), apart(task, all))
     });
     let mut line = format!("{}: {}{took}", escape::line(&summary.name), summary.state);
     if summary.state != State::Succeeded {
@@ -128,8 +131,26 @@ pub(crate) fn remark_end(output: Output, task: &Task) {
     output.remark(&line);
 }
 
-/// What a list's last column says of a task: progress, the tasks under it, or why it ended as it did.
-pub(crate) fn note(summary: &TaskSummary) -> String {
+/// How much of a task's time it ran, and how much it waited. Of what has tasks under it neither says anything.
+fn apart(task: &Task, all: Duration) -> String {
+    if !task.summary.children.is_empty() {
+        return String::new();
+    }
+    let ran: Duration = task
+        .attempts
+        .iter()
+        .filter_map(|attempt| Some(time::between(attempt.started_at?, attempt.ended_at?)))
+        .sum();
+    if ran.is_zero() {
+        // Programs that work without containers need not say when they started.
+        let started = task.summary.started_at.is_some() || !task.attempts.is_empty();
+        return if started { "" } else { " without a start" }.to_owned();
+    }
+    format!(" (ran {}, waited {})", time::fine(ran), time::fine(all.saturating_sub(ran)))
+}
+
+/// What a list's last column says of a task: progress, the tasks under it, what it waits for, or why it ended as it did.
+pub(crate) fn note(summary: &TaskSummary, now: Timestamp) -> String {
     if summary.state == State::Running
         && let Some(progress) = &summary.progress
     {
@@ -143,6 +164,15 @@ pub(crate) fn note(summary: &TaskSummary) -> String {
     }
     if !summary.waits_for.is_empty() && !summary.state.is_terminal() {
         return format!("waits for {}", summary.waits_for.join(", "));
+    }
+    if summary.state == State::Blocked {
+        return "waits for the tasks it depends on".to_owned();
+    }
+    if summary.state == State::Scheduled
+        && let Some(at) = summary.run_at
+    {
+        let due = format!("due {}", time::relative(at, now));
+        return summary.outcome.as_ref().map_or_else(|| due.clone(), |outcome| format!("{outcome}, {due}"));
     }
     summary.reason.clone().unwrap_or_default()
 }
@@ -180,4 +210,55 @@ fn state_line(output: Output, summary: &TaskSummary) -> String {
 
 fn instant(at: Timestamp, now: Timestamp) -> String {
     format!("{} ({at:.0})", time::relative(at, now))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(state: &str, rest: serde_json::Value) -> Task {
+        let mut task = serde_json::json!({
+            "summary": {
+                "id": "0192f0c4-0000-7000-8000-000000000001", "name": "count", "role": "work", "queue": "default",
+                "priority": 0, "state": state, "attempt": 1, "max_attempts": 3, "created_at": "2026-01-01T00:00:00Z"
+            },
+            "spec": {"container": {"image": "debian"}}, "attempts": []
+        });
+        for (key, value) in rest.as_object().unwrap() {
+            match key.as_str() {
+                "attempts" => task["attempts"] = value.clone(),
+                key => task["summary"][key] = value.clone(),
+            }
+        }
+        serde_json::from_value(task).unwrap()
+    }
+
+    #[test]
+    fn a_list_says_what_a_task_waits_for() {
+        let now: Timestamp = "2026-01-01T01:00:00Z".parse().unwrap();
+        let note = |state: &str, rest: serde_json::Value| note(&read(state, rest).summary, now);
+        let due = "2026-01-01T01:59:00Z";
+        let failed = serde_json::json!({"run_at": due, "outcome": {"kind": "failed", "exit_code": 3}});
+        assert_eq!(note("scheduled", failed), "exited with code 3, due in 59m");
+        assert_eq!(note("scheduled", serde_json::json!({"run_at": due})), "due in 59m");
+        let gates = serde_json::json!({"waits_for": ["approval", "go"]});
+        assert_eq!(note("blocked", gates), "waits for approval, go");
+        assert_eq!(note("blocked", serde_json::json!({})), "waits for the tasks it depends on");
+        assert_eq!(note("ready", serde_json::json!({})), "");
+    }
+
+    #[test]
+    fn the_time_that_a_task_waited_is_told_apart_from_the_time_it_ran() {
+        let attempt = serde_json::json!({
+            "number": 1, "token": 1, "node": "0192f0c4-0000-7000-8000-000000000002", "node_name": "w",
+            "granted_at": "2026-01-01T00:00:16Z", "started_at": "2026-01-01T00:00:16.8Z",
+            "ended_at": "2026-01-01T00:00:16.9Z"
+        });
+        let all = Duration::from_millis(16_900);
+        let ran = read("failed", serde_json::json!({"attempts": [attempt]}));
+        assert_eq!(apart(&ran, all), " (ran 0.1s, waited 16.8s)");
+        assert_eq!(apart(&read("expired", serde_json::json!({})), all), " without a start");
+        let goal = read("failed", serde_json::json!({"attempts": [attempt], "children": {"failed": 1}}));
+        assert_eq!(apart(&goal, all), "");
+    }
 }

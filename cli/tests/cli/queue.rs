@@ -197,7 +197,7 @@ fn schedules_are_listed_run_and_made_up_for() {
     let orca = Orca::with(&fake);
     assert!(orca.run(&["schedule", "ls"]).out.contains("0 3 * * *"));
     assert_eq!(orca.run(&["schedule", "run", "nightly"]).out, format!("{ID}\n"));
-    let window = ["--from", "2026-01-01T00:00:00Z", "--to", "2026-01-03T00:00:00Z"];
+    let window = ["--from", "2026-01-01T00:00:00Z", "--to", "2026-01-03T00:00:00Z", "--yes"];
     let ran = orca.run(&[&["schedule", "backfill", "nightly"][..], &window].concat());
     assert_eq!(ran.out.lines().count(), 2, "{ran:?}");
     assert_eq!(body(&fake, 2), json!({"from": "2026-01-01T00:00:00Z", "to": "2026-01-03T00:00:00Z"}));

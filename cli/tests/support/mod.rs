@@ -54,6 +54,21 @@ pub(crate) fn problem(status: u16, slug: &str, title: &str, rest: Value) -> Cann
     Canned { status, kind: "application/problem+json", body: body.to_string(), hold: false }
 }
 
+/// What was made.
+pub(crate) fn created(body: &Value) -> Canned {
+    Canned { status: 201, ..ok(body) }
+}
+
+/// An answer of somebody who is no coordinator.
+pub(crate) fn page_of_a_proxy(status: u16) -> Canned {
+    Canned { status, kind: "text/html", body: "<h1>gone</h1>".to_owned(), hold: false }
+}
+
+/// No answer at all, for as long as the client stays.
+pub(crate) fn silence() -> Canned {
+    Canned { status: 200, kind: "application/json", body: String::new(), hold: true }
+}
+
 /// An event stream that sends these and then stays open.
 pub(crate) fn stream_of(events: &[Value]) -> Canned {
     let mut body = "id: 1\nevent: ping\ndata: {}\n\n".to_owned();

@@ -47,8 +47,8 @@ impl FromRequestParts<Api> for AdminAuth {
             Access::Operator | Access::Planner | Access::Worker => Err(Refusal::new(
                 Kind::Forbidden,
                 format!(
-                    "this needs an admin's token; this one is a {}'s; make one with `orca token issue --role admin`",
-                    principal.access
+                    "this needs an admin's token; this one is {}'s; make one with `orca token issue --role admin`",
+                    whose(principal.access)
                 ),
             )),
         }
@@ -65,8 +65,8 @@ impl FromRequestParts<Api> for OperatorAuth {
             Access::Planner | Access::Worker => Err(Refusal::new(
                 Kind::Forbidden,
                 format!(
-                    "this needs an operator's token; this one is a {}'s; make one with `orca token issue --role operator`",
-                    principal.access
+                    "this needs an operator's token; this one is {}'s; make one with `orca token issue --role operator`",
+                    whose(principal.access)
                 ),
             )),
         }
@@ -87,6 +87,11 @@ impl FromRequestParts<Api> for NodeAuth {
             )),
         }
     }
+}
+
+fn whose(access: Access) -> String {
+    let article = if matches!(access, Access::Operator | Access::Admin) { "an" } else { "a" };
+    format!("{article} {access}")
 }
 
 fn authenticate(parts: &Parts, api: &Api) -> Result<Principal, Refusal> {

@@ -9,6 +9,7 @@ use orca_proto::spec::NewTask;
 use serde::de::{DeserializeOwned, IgnoredAny};
 use serde_json::Value;
 
+use crate::command::json_argument::breaks;
 use crate::error::Failure;
 
 /// What a file holds.
@@ -111,9 +112,9 @@ fn from_json<T: DeserializeOwned>(text: &str) -> Result<T, String> {
     let mut reader = serde_json::Deserializer::from_str(text);
     let read = serde_path_to_error::deserialize(&mut reader).map_err(|error| {
         let field = field_of(error.path());
-        with_field(error.into_inner().to_string(), field)
+        with_field(breaks(&error.into_inner()), field)
     })?;
-    reader.end().map_err(|error| error.to_string())?;
+    reader.end().map_err(|error| breaks(&error))?;
     Ok(read)
 }
 
@@ -148,7 +149,10 @@ fn from_yaml<T: DeserializeOwned>(text: &str) -> Result<T, String> {
 
 /// The field at fault, where it is not the whole text.
 fn field_of(path: &serde_path_to_error::Path) -> Option<String> {
-    Some(path.to_string()).filter(|path| path != ".")
+    // Where the text itself is broken, its last part has no name.
+    let path = path.to_string();
+    let named = path.trim_end_matches(['?', '.']);
+    Some(named.to_owned()).filter(|path| !path.is_empty())
 }
 
 fn with_field(said: String, field: Option<String>) -> String {

@@ -10,7 +10,7 @@ use orca_proto::quantity::Bytes;
 use orca_proto::spec::{Network, NewTask, OnChildFailure, OnDependencyFailure, Pull, Role};
 
 use super::policy::PolicyArgs;
-use crate::command::{json_argument, moment, pair};
+use crate::command::{argument, json_argument, moment};
 use crate::error::Failure;
 
 /// The task itself.
@@ -33,10 +33,10 @@ pub(in crate::command) struct TaskArgs {
     #[arg(long, short)]
     queue: Option<String>,
     /// Higher goes first; -100 to 100
-    #[arg(long, allow_negative_numbers = true)]
+    #[arg(long, value_name = "N", value_parser = argument::number::<i16>, allow_hyphen_values = true)]
     priority: Option<i16>,
     /// Environment variable; not for secrets
-    #[arg(long, short, value_name = "NAME=VALUE", value_parser = pair)]
+    #[arg(long, short, value_name = "NAME=VALUE", value_parser = argument::variable)]
     env: Vec<(String, String)>,
     /// Input for the program: JSON, @FILE that holds JSON, or - for JSON from standard input
     #[arg(long, short)]
@@ -45,10 +45,10 @@ pub(in crate::command) struct TaskArgs {
     #[arg(long, short, value_name = "NAME=PATH", value_parser = file)]
     artifact: Vec<InputFile>,
     /// Memory, such as 512MiB
-    #[arg(long)]
+    #[arg(long, allow_hyphen_values = true)]
     memory: Option<Bytes>,
     /// Processor cores, such as 0.5
-    #[arg(long, allow_negative_numbers = true)]
+    #[arg(long, value_parser = argument::cpus, allow_hyphen_values = true)]
     cpus: Option<f64>,
     /// What the container may reach
     #[arg(long, value_enum)]
@@ -63,19 +63,19 @@ pub(in crate::command) struct TaskArgs {
     #[arg(long, value_enum)]
     pull: Option<Fetch>,
     /// Attempts in all; 1 to 100
-    #[arg(long, value_name = "N", allow_negative_numbers = true)]
+    #[arg(long, value_name = "N", value_parser = argument::number::<i32>, allow_hyphen_values = true)]
     max_attempts: Option<i32>,
     /// How long one attempt may run, such as 90s or 2h
-    #[arg(long, value_name = "DURATION")]
+    #[arg(long, value_name = "DURATION", allow_hyphen_values = true)]
     timeout: Option<Span>,
     /// Time between SIGTERM and SIGKILL when it is stopped
-    #[arg(long, value_name = "DURATION")]
+    #[arg(long, value_name = "DURATION", allow_hyphen_values = true)]
     grace: Option<Span>,
     /// Not before this instant (RFC 3339), such as 2030-01-31T18:00:00Z
-    #[arg(long, value_name = "TIME", value_parser = moment::instant)]
+    #[arg(long, value_name = "TIME", value_parser = moment::instant, allow_hyphen_values = true)]
     run_at: Option<Timestamp>,
     /// Not before so long after it was enqueued, such as 10m or 2d
-    #[arg(long, value_name = "DURATION", conflicts_with = "run_at")]
+    #[arg(long, value_name = "DURATION", conflicts_with = "run_at", allow_hyphen_values = true)]
     delay: Option<Span>,
     /// Task that must succeed first
     #[arg(long, value_name = "ID")]
@@ -87,7 +87,7 @@ pub(in crate::command) struct TaskArgs {
     #[arg(long, value_enum, value_name = "WHAT")]
     on_child_failure: Option<ChildFailure>,
     /// Label for people and filters
-    #[arg(long, short, value_name = "KEY=VALUE", value_parser = pair)]
+    #[arg(long, short, value_name = "KEY=VALUE", value_parser = argument::pair)]
     label: Vec<(String, String)>,
 }
 
@@ -138,11 +138,13 @@ impl TaskArgs {
     /// The task, and the files to upload for it.
     ///
     /// # Errors
-    /// A [`Failure`] if the input is not JSON or a file to upload is not there.
+    /// A [`Failure`] if the input is not JSON, a file to upload is not there, or flags contradict each other.
     pub(in crate::command) fn to_task(
         &self,
         policy: Option<&PolicyArgs>,
     ) -> Result<(NewTask, Vec<InputFile>), Failure> {
+        argument::each_once("--env", &self.env)?;
+        argument::each_once("--label", &self.label)?;
         let mut task = NewTask::new(self.image.clone().unwrap_or_default());
         task.name.clone_from(&self.name);
         if self.plan {
@@ -175,7 +177,7 @@ impl TaskArgs {
         }
         task.labels.extend(self.label.iter().cloned());
         if let Some(policy) = policy {
-            policy.apply(&mut task);
+            policy.apply(&mut task)?;
         }
         for file in &self.artifact {
             std::fs::metadata(&file.path)
@@ -199,7 +201,7 @@ impl TaskArgs {
 }
 
 fn file(text: &str) -> Result<InputFile, String> {
-    let (name, path) = pair(text).map_err(|_| "must be NAME=PATH".to_owned())?;
+    let (name, path) = argument::pair(text).map_err(|_| "must be NAME=PATH".to_owned())?;
     if !is_valid_name(&name) {
         return Err(
             "the name must be 1 to 128 letters, digits or any of ._- and not begin with a dot".to_owned()

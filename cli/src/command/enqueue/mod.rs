@@ -3,6 +3,7 @@
 pub(super) mod file;
 mod flags;
 mod policy;
+mod sending;
 pub(super) mod upload;
 
 use std::path::PathBuf;
@@ -12,14 +13,15 @@ use orca_proto::ids::TaskId;
 use orca_proto::log::LogQuery;
 use orca_proto::page::Page;
 use orca_proto::plan::{Batch, validate, validate_one};
-use orca_proto::problem::{FieldError, LISTED_ERRORS};
+use orca_proto::problem::{FieldError, Kind, LISTED_ERRORS};
 use orca_proto::{limits, spec::NewTask};
 
 pub(super) use self::flags::{InputFile, TaskArgs};
 pub(super) use self::policy::PolicyArgs;
 
 use self::file::Tasks;
-use super::{logs, wait};
+use self::sending::Sending;
+use super::{interrupt, logs, wait};
 use crate::error::{Exit, Failure};
 use crate::output::{Output, escape};
 use crate::watch;
@@ -57,18 +59,24 @@ pub(crate) struct EnqueueArgs {
 }
 
 impl EnqueueArgs {
-    /// Whether it goes on after the tasks are enqueued.
-    pub(super) fn waits(&self) -> bool {
-        self.wait || self.follow
-    }
-
     /// Does it. What was given is checked before anything is sent.
     pub(crate) async fn run(
         self,
         client: impl FnOnce() -> Result<Client, Failure>,
         output: Output,
     ) -> Result<Exit, Failure> {
-        let key = self.idempotency_key.clone();
+        let sending = Sending::new(&self);
+        let told = async || Some(sending.interrupted());
+        let ended = interrupt::or_told(self.send(client, &sending, output), told, output).await;
+        ended.map_err(|failure| sending.explain(failure))
+    }
+
+    async fn send(
+        &self,
+        client: impl FnOnce() -> Result<Client, Failure>,
+        sending: &Sending,
+        output: Output,
+    ) -> Result<Exit, Failure> {
         if let Some(path) = &self.file {
             if self.task.is_some() || self.policy.is_some() {
                 return Err(Failure::invalid("--file takes everything about the tasks from the file")
@@ -78,14 +86,14 @@ impl EnqueueArgs {
             return match file::read(path)? {
                 Tasks::One(task) => {
                     check(&task)?;
-                    self.one(&client()?, *task, key.as_deref(), output).await
+                    self.one(&client()?, *task, sending, output).await
                 }
                 Tasks::Many(tasks) => {
                     let batch = Batch { tasks };
                     if let Err(errors) = validate(&batch.tasks, limits::BATCH_TASKS) {
                         return Err(not_valid("the tasks are not valid", errors));
                     }
-                    self.many(&client()?, &batch, key.as_deref(), output).await
+                    self.many(&client()?, &batch, sending, output).await
                 }
             };
         }
@@ -97,18 +105,24 @@ impl EnqueueArgs {
         check(&task)?;
         let client = client()?;
         upload::inputs(&client, files, &mut task, output).await?;
-        self.one(&client, task, key.as_deref(), output).await
+        self.one(&client, task, sending, output).await
     }
 
     async fn one(
         &self,
         client: &Client,
         task: NewTask,
-        key: Option<&str>,
+        sending: &Sending,
         output: Output,
     ) -> Result<Exit, Failure> {
-        let (mut task, existed) = client.enqueue_or_find(&task, key).await?;
+        let enqueued = sending.during(client.enqueue_or_find(&task, sending.key())).await;
+        let (mut task, existed) = enqueued
+            .map_err(|error| Failure::from(error).instead_of(Kind::PlanInvalid, "the task is not valid"))?;
         let id = task.summary.id;
+        if !existed && task.summary.state.is_terminal() {
+            let why = task.summary.reason.as_ref().map_or_else(String::new, |why| format!(": {why}"));
+            output.remark(&escape::line(&format!("it is {} already{why}", task.summary.state)));
+        }
         if existed && !output.is_json() {
             output.remark("nothing was enqueued: this task has the same unique key");
         }
@@ -125,7 +139,15 @@ impl EnqueueArgs {
         }
         if self.follow {
             let mut printer = logs::Printer::new(output, false);
-            logs::follow(client, id, &LogQuery::default(), &mut printer).await?;
+            let query = LogQuery::default();
+            let mut followed = std::pin::pin!(logs::follow(client, id, &query, &mut printer));
+            let mut stall = watch::Stall::new(client, &[id]);
+            loop {
+                tokio::select! {
+                    ended = &mut followed => break ended?,
+                    sentence = stall.sentence() => output.remark(&sentence),
+                }
+            }
         }
         if let Some(ended) = watch::until_ended(client, &[id], None, output).await?.pop() {
             task = ended;
@@ -144,14 +166,16 @@ impl EnqueueArgs {
         &self,
         client: &Client,
         batch: &Batch,
-        key: Option<&str>,
+        sending: &Sending,
         output: Output,
     ) -> Result<Exit, Failure> {
         if self.follow {
             return Err(Failure::invalid("--follow shows one task's log, and the file holds a list")
                 .hint("use --wait, and `orca logs -f ID` for one of them"));
         }
-        let enqueued = client.enqueue_batch(batch, key).await?;
+        let enqueued = sending.during(client.enqueue_batch(batch, sending.key())).await;
+        let enqueued = enqueued
+            .map_err(|error| Failure::from(error).instead_of(Kind::PlanInvalid, "the tasks are not valid"))?;
         if !enqueued.existing.is_empty() && !output.is_json() {
             output.remark(&format!(
                 "{} of them were there already, by their unique keys",

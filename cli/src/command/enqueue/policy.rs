@@ -8,7 +8,8 @@ use orca_proto::spec::{Approval, Backoff, NewTask, OnTimeout, RetryOn, Unique, U
 use serde::de::IntoDeserializer;
 use serde::de::value::{Error, StrDeserializer};
 
-use crate::command::{moment, pair};
+use crate::command::{argument, moment};
+use crate::error::Failure;
 
 /// The policies of a task.
 #[derive(Debug, clap::Args)]
@@ -19,19 +20,19 @@ pub(in crate::command) struct PolicyArgs {
     #[arg(long)]
     group: Option<String>,
     /// Node label that it needs: a value, * for any, !value for another or none
-    #[arg(long, value_name = "KEY=VALUE", value_parser = pair)]
+    #[arg(long, value_name = "KEY=VALUE", value_parser = argument::wish)]
     require: Vec<(String, String)>,
     /// Node label that it would rather have, for its first 3 s in line
-    #[arg(long, value_name = "KEY=VALUE", value_parser = pair)]
+    #[arg(long, value_name = "KEY=VALUE", value_parser = argument::wish)]
     prefer: Vec<(String, String)>,
     /// Instant (RFC 3339), or time from now such as 2h, by which it must have begun, and at which it is stopped
-    #[arg(long, value_name = "TIME", value_parser = moment::future)]
+    #[arg(long, value_name = "TIME", value_parser = moment::future, allow_hyphen_values = true)]
     deadline: Option<Timestamp>,
     /// How long it may wait for a node before it expires
-    #[arg(long, value_name = "DURATION")]
+    #[arg(long, value_name = "DURATION", allow_hyphen_values = true)]
     schedule_to_start: Option<Span>,
     /// Stop it when it has not reported progress for this long
-    #[arg(long, value_name = "DURATION")]
+    #[arg(long, value_name = "DURATION", allow_hyphen_values = true)]
     heartbeat: Option<Span>,
     /// At most one open task has this key; where there is one, that one is answered
     #[arg(long, value_name = "KEY")]
@@ -43,7 +44,13 @@ pub(in crate::command) struct PolicyArgs {
     #[arg(long, value_name = "TEXT", num_args = 0..=1, require_equals = true, default_missing_value = "")]
     approval: Option<String>,
     /// How long to wait for the approval; then it is cancelled, or with :proceed goes on
-    #[arg(long, value_name = "DURATION[:proceed]", value_parser = patience, requires = "approval")]
+    #[arg(
+        long,
+        value_name = "DURATION[:proceed]",
+        value_parser = patience,
+        requires = "approval",
+        allow_hyphen_values = true
+    )]
     approval_timeout: Option<Patience>,
     /// Wait until this signal has arrived (`orca signal`), such as go, go:5m or go:5m:proceed
     #[arg(long, value_name = "NAME[:DURATION[:proceed]]", value_parser = wait_for)]
@@ -52,16 +59,16 @@ pub(in crate::command) struct PolicyArgs {
     #[arg(long, value_delimiter = ',', value_name = "OUTCOME", value_parser = outcome)]
     retry_on: Vec<RetryOn>,
     /// Exit code worth another attempt; the others are not
-    #[arg(long, value_name = "CODE", allow_negative_numbers = true)]
+    #[arg(long, value_name = "CODE", value_parser = argument::number::<i32>, allow_hyphen_values = true)]
     retry_exit_code: Vec<i32>,
     /// Exit code not worth another attempt; the others are
-    #[arg(long, value_name = "CODE", allow_negative_numbers = true)]
+    #[arg(long, value_name = "CODE", value_parser = argument::number::<i32>, allow_hyphen_values = true)]
     no_retry_exit_code: Vec<i32>,
     /// Wait between attempts: `fixed:5s`, or `exponential:FIRST[:FACTOR[:LONGEST]]` such as `exponential:1s:2:300s`
-    #[arg(long, value_name = "HOW", value_parser = backoff)]
+    #[arg(long, value_name = "HOW", value_parser = backoff, allow_hyphen_values = true)]
     backoff: Option<Backoff>,
     /// Carried along and shown, never looked at
-    #[arg(long, value_name = "KEY=TEXT", value_parser = pair)]
+    #[arg(long, value_name = "KEY=TEXT", value_parser = argument::pair)]
     annotation: Vec<(String, String)>,
 }
 
@@ -78,7 +85,17 @@ type Patience = (Span, OnTimeout);
 
 impl PolicyArgs {
     /// Puts them into `task`.
-    pub(super) fn apply(&self, task: &mut NewTask) {
+    ///
+    /// # Errors
+    /// A [`Failure`] if flags contradict each other.
+    pub(super) fn apply(&self, task: &mut NewTask) -> Result<(), Failure> {
+        argument::each_once("--require", &self.require)?;
+        argument::each_once("--prefer", &self.prefer)?;
+        argument::each_once("--annotation", &self.annotation)?;
+        if let Some(code) = self.retry_exit_code.iter().find(|code| self.no_retry_exit_code.contains(code)) {
+            let what = format!("exit code {code} cannot be worth another attempt and not");
+            return Err(Failure::invalid(what).because("--retry-exit-code and --no-retry-exit-code name it"));
+        }
         task.group.clone_from(&self.group);
         task.requires.extend(self.require.iter().cloned());
         task.prefers.extend(self.prefer.iter().cloned());
@@ -107,6 +124,7 @@ impl PolicyArgs {
             task.retry.backoff = backoff.clone();
         }
         task.annotations.extend(self.annotation.iter().cloned());
+        Ok(())
     }
 }
 
@@ -178,7 +196,7 @@ mod tests {
     fn applied(line: &[&str]) -> NewTask {
         let line = Line::try_parse_from(std::iter::once("orca").chain(line.iter().copied())).unwrap();
         let mut task = NewTask::new("debian");
-        line.policy.unwrap_or_else(|| panic!("no policy among the flags")).apply(&mut task);
+        line.policy.unwrap_or_else(|| panic!("no policy among the flags")).apply(&mut task).unwrap();
         task
     }
 
