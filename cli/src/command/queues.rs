@@ -50,7 +50,7 @@ pub(super) fn show(queue: &Queue, output: Output) -> Result<(), Failure> {
 fn queues(queues: &[Queue], output: Output) -> Result<(), Failure> {
     let columns = ["QUEUE", "READY", "RUNNING", "GROUPS", "RATE", "AGEING", "NOTE"];
     let mut rows = Rows::new(output, &columns);
-    for Queue { name, settings, paused, ready, running, groups } in queues {
+    for Queue { name, settings, paused, ready, running, groups, created: _ } in queues {
         rows.add(vec![
             text(name),
             text(waiting(*ready)),
@@ -67,7 +67,7 @@ fn queues(queues: &[Queue], output: Output) -> Result<(), Failure> {
 /// Writes groups.
 pub(super) fn groups(groups: &[Group], output: Output) -> Result<(), Failure> {
     let mut rows = Rows::new(output, &["GROUP", "READY", "RUNNING", "WEIGHT", "RATE", "NOTE"]);
-    for Group { name, settings, paused, ready, running } in groups {
+    for Group { name, settings, paused, ready, running, created: _ } in groups {
         rows.add(vec![
             text(name),
             text(waiting(*ready)),
