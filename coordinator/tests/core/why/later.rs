@@ -65,7 +65,7 @@ async fn a_chain_of_dependencies_is_followed_to_what_it_comes_down_to() {
 }
 
 #[tokio::test]
-async fn those_who_were_cancelled_and_those_whom_only_other_nodes_could_serve_go_before_nobody() {
+async fn those_who_were_cancelled_in_line_go_before_nobody() {
     let test = TestApp::start().await;
     test.worker("w").await;
     let tasks = (0..3).map(|n| NewTask { priority: 5, ..task(&format!("high{n}")) }).collect();
@@ -82,7 +82,7 @@ async fn those_who_were_cancelled_and_those_whom_only_other_nodes_could_serve_go
 }
 
 #[tokio::test]
-async fn tasks_before_one_that_no_live_node_fits_do_not_block_it() {
+async fn tasks_before_one_that_no_live_node_fits_do_not_block_it_and_other_nodes_tasks_are_not_before_it() {
     let test = TestApp::start().await;
     test.worker("w").await;
     test.enqueue(NewTask { priority: 5, ..task("elsewhere") }).await;
