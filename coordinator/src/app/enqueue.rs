@@ -244,7 +244,8 @@ impl App {
         let keys: Vec<LaneKey> = unknown.into_iter().collect();
         let (app, namespace) = (self.clone(), namespace.to_owned());
         self.spawned(async move {
-            let numbers = transaction!(app, |tx, _effects| make_lanes(tx, &namespace, &keys).await)?;
+            let numbers =
+                transaction!(app, |tx, _effects| make_lanes(tx, &app.0.lines, &namespace, &keys).await)?;
             for (number, key) in numbers.into_iter().zip(keys) {
                 app.0.lines.learn(number, key);
             }

@@ -6,7 +6,7 @@ use jiff::Timestamp;
 use orca_proto::ids::TaskId;
 use orca_proto::limits;
 use orca_proto::plan::Graph;
-use orca_proto::problem::FieldError;
+use orca_proto::problem::{FieldError, Kind};
 use orca_proto::spec::{NewTask, OnDependencyFailure, Role};
 use orca_proto::task::{State, Step};
 use sqlx::PgConnection;
@@ -207,7 +207,7 @@ async fn lanes(
     }
     if !unknown.is_empty() {
         let made: Vec<LaneKey> = unknown.iter().map(|key| (*key).clone()).collect();
-        let made = make_lanes(connection, place.namespace, &made).await?;
+        let made = make_lanes(connection, place.lines, place.namespace, &made).await?;
         numbers.extend(unknown.into_iter().zip(made));
     }
     let mut lanes = Vec::with_capacity(tasks.len());
@@ -220,12 +220,20 @@ async fn lanes(
 }
 
 /// The numbers of these lanes of a namespace, in the same order; those that are not there yet are made, if it may have their
-/// queues.
+/// queues and does not have too many kinds of tasks waiting.
 pub(crate) async fn make_lanes(
     connection: &mut PgConnection,
+    lines: &Lines,
     namespace: &str,
     keys: &[LaneKey],
 ) -> Result<Vec<i32>, Error> {
+    if lines.is_full(namespace) {
+        return Err(Error::refused(
+            Kind::QuotaExceeded,
+            "tasks of 10,000 kinds wait in this namespace already (what differs in queue, group, priority, resources or node \
+             labels is of another kind); let some of them run first, or make fewer kinds",
+        ));
+    }
     let queues: Vec<String> = keys.iter().map(|key| key.flow.queue().to_owned()).collect();
     quota::check(connection, namespace, 0, &queues).await?;
     Ok(lane::resolve(connection, keys).await?)

@@ -18,8 +18,11 @@ use crate::dispatch::{Capacity, Fairness, Fleet, Flow, LaneKey, Line};
 const FRESH: Duration = Duration::from_secs(1);
 /// How long it is taken for true whether a namespace has limits.
 const KNOWN_BOUNDS: Duration = Duration::from_secs(5);
-/// Lanes whose numbers are kept.
+/// Lanes whose numbers are kept, beside those in which something waits.
 const KNOWN: usize = 100_000;
+/// Lanes of a namespace in which something is known to wait. Of more than these no new ones are made, and what waits in others
+/// that exist is found when some of these are empty.
+pub(crate) const WAITING: usize = 10_000;
 
 /// Everything that is known.
 #[derive(Default)]
@@ -29,7 +32,8 @@ pub(crate) struct Lines(Mutex<State>);
 struct State {
     ids: HashMap<Arc<LaneKey>, i32>,
     keys: HashMap<i32, Arc<LaneKey>>,
-    waiting: HashMap<i32, Held>,
+    /// By namespace, so that nobody looks through what others have waiting.
+    waiting: HashMap<String, HashMap<i32, Held>>,
     version: u64,
     fairness: HashMap<(String, Role), Fairness>,
     settings: HashMap<String, (Instant, Arc<Rules>)>,
@@ -40,6 +44,7 @@ struct State {
 
 /// A lane in which something is thought to wait.
 struct Held {
+    lane: Arc<LaneKey>,
     since_us: i64,
     waiting: u64,
     /// When it was last added to, in [`State::version`]s.
@@ -49,6 +54,7 @@ struct Held {
 /// A look at what waits, and when that was.
 pub(crate) struct Look {
     pub(crate) lines: Vec<Line>,
+    namespace: String,
     version: u64,
 }
 
@@ -75,41 +81,37 @@ impl Lines {
     /// Tasks entered a lane just now. Answers whether the lane is known; where it is not, the next refresh finds it.
     pub(crate) fn entered(&self, id: i32, count: u64, now_us: i64) -> bool {
         let mut state = self.lock();
-        if !state.keys.contains_key(&id) {
-            return false;
-        }
+        let Some(lane) = state.keys.get(&id).cloned() else { return false };
         state.version += 1;
         let version = state.version;
-        let held = state.waiting.entry(id).or_insert(Held { since_us: now_us, waiting: 0, version });
-        held.waiting = held.waiting.saturating_add(count);
-        held.version = version;
+        if let Some(held) = state.hold(id, lane, now_us, version) {
+            held.waiting = held.waiting.saturating_add(count);
+        }
         true
     }
 
     /// What waits for a role of a namespace.
     pub(crate) fn look(&self, namespace: &str, role: Role) -> Look {
         let state = self.lock();
-        let lines = state
-            .waiting
-            .iter()
-            .filter_map(|(id, held)| {
-                let lane = state.keys.get(id)?;
-                (lane.role == role && lane.namespace == namespace).then(|| Line {
-                    lane: Arc::clone(lane),
-                    id: *id,
-                    waiting: held.waiting.max(1),
-                    head_since_us: held.since_us,
-                })
+        let lanes = state.waiting.get(namespace).into_iter().flatten();
+        let lines = lanes
+            .filter(|(_, held)| held.lane.role == role)
+            .map(|(id, held)| Line {
+                lane: Arc::clone(&held.lane),
+                id: *id,
+                waiting: held.waiting.max(1),
+                head_since_us: held.since_us,
             })
             .collect();
-        Look { lines, version: state.version }
+        Look { lines, namespace: namespace.to_owned(), version: state.version }
     }
 
     /// Takes in how a claim that was chosen from `look` left its lanes.
     pub(crate) fn left(&self, look: &Look, left: &[Left]) {
         let mut state = self.lock();
+        let Some(waiting) = state.waiting.get_mut(&look.namespace) else { return };
         for lane in left {
-            let Some(held) = state.waiting.get_mut(&lane.lane) else { continue };
+            let Some(held) = waiting.get_mut(&lane.lane) else { continue };
             match lane.since {
                 Some(since) => {
                     held.since_us = since.0.as_microsecond();
@@ -118,11 +120,19 @@ impl Lines {
                 }
                 // What entered it since the look may not have been there for the claim to see.
                 None if held.version <= look.version => {
-                    state.waiting.remove(&lane.lane);
+                    waiting.remove(&lane.lane);
                 }
                 None => {}
             }
         }
+        if waiting.is_empty() {
+            state.waiting.remove(&look.namespace);
+        }
+    }
+
+    /// Whether so much waits in a namespace that no further lanes are made for it.
+    pub(crate) fn is_full(&self, namespace: &str) -> bool {
+        self.lock().waiting.get(namespace).is_some_and(|lanes| lanes.len() >= WAITING)
     }
 
     /// The version before which a refresh that begins now speaks the truth.
@@ -134,17 +144,21 @@ impl Lines {
     pub(crate) fn refresh(&self, version: u64, waiting: Vec<Waiting>, whole: bool) {
         let mut state = self.lock();
         if whole {
-            state.waiting.retain(|_, held| held.version > version);
+            state.waiting.retain(|_, lanes| {
+                lanes.retain(|_, held| held.version > version);
+                !lanes.is_empty()
+            });
         }
         state.version += 1;
         let seen = state.version;
         for lane in waiting {
-            state.learn(lane.id, lane.key);
-            let fresh =
-                Held { since_us: lane.since.0.as_microsecond(), waiting: lane.waiting.max(1), version: seen };
-            let held = state.waiting.entry(lane.id).or_insert(fresh);
+            let key = state.learn(lane.id, lane.key);
             // A claim that is under way may have looked before these came in line: it must not take the lane for empty.
-            held.version = seen;
+            if let Some(held) = state.hold(lane.id, key, lane.since.0.as_microsecond(), seen)
+                && held.waiting == 0
+            {
+                held.waiting = lane.waiting.max(1);
+            }
         }
     }
 
@@ -178,22 +192,22 @@ impl Lines {
     pub(crate) fn bounded_lanes(&self, namespace: &str) -> Vec<(i32, Arc<LaneKey>)> {
         let state = self.lock();
         let known = state.settings.get(namespace).map(|(_, known)| Arc::clone(known));
-        let keys = state.waiting.keys().filter_map(|id| state.keys.get(id).map(|key| (*id, Arc::clone(key))));
-        keys.filter(|(_, key)| key.namespace == namespace)
-            .filter(|(_, key)| known.as_ref().is_none_or(|known| known.settings.bounds(&key.flow)))
+        let lanes = state.waiting.get(namespace).into_iter().flatten();
+        lanes
+            .filter(|(_, held)| known.as_ref().is_none_or(|known| known.settings.bounds(&held.lane.flow)))
+            .map(|(id, held)| (*id, Arc::clone(&held.lane)))
             .collect()
     }
 
     /// Whether anything is thought to wait in a namespace.
     pub(crate) fn any_waiting(&self, namespace: &str) -> bool {
-        let state = self.lock();
-        state.waiting.keys().filter_map(|id| state.keys.get(id)).any(|key| key.namespace == namespace)
+        self.lock().waiting.contains_key(namespace)
     }
 
     /// Whether anything is thought to wait that a node could take.
     pub(crate) fn waits_for(&self, asker: &Wanting) -> bool {
         let state = self.lock();
-        state.waiting.keys().filter_map(|id| state.keys.get(id)).any(|key| asker.takes(key))
+        state.waiting.get(&asker.namespace).into_iter().flatten().any(|(_, held)| asker.takes(&held.lane))
     }
 
     /// To be asked before settings are read, and told when they are kept.
@@ -230,19 +244,38 @@ impl Lines {
 }
 
 impl State {
-    fn learn(&mut self, id: i32, key: LaneKey) {
-        if self.keys.contains_key(&id) {
-            return;
+    fn learn(&mut self, id: i32, key: LaneKey) -> Arc<LaneKey> {
+        if let Some(known) = self.keys.get(&id) {
+            return Arc::clone(known);
         }
-        if self.keys.len() >= KNOWN {
+        let waiting: usize = self.waiting.values().map(HashMap::len).sum();
+        if self.keys.len() >= KNOWN + 2 * waiting {
             // Rather than to keep count of what is used: what is needed is learnt again.
             self.ids.clear();
             self.keys.clear();
-            self.waiting.clear();
+            for (id, held) in self.waiting.values().flatten() {
+                self.ids.insert(Arc::clone(&held.lane), *id);
+                self.keys.insert(*id, Arc::clone(&held.lane));
+            }
         }
         let key = Arc::new(key);
         self.ids.insert(Arc::clone(&key), id);
-        self.keys.insert(id, key);
+        self.keys.insert(id, Arc::clone(&key));
+        key
+    }
+
+    /// Notes that something waits in a lane, as of `version`; nothing where the namespace has too many such already.
+    fn hold(&mut self, id: i32, lane: Arc<LaneKey>, since_us: i64, version: u64) -> Option<&mut Held> {
+        if !self.waiting.contains_key(&lane.namespace) {
+            self.waiting.insert(lane.namespace.clone(), HashMap::new());
+        }
+        let lanes = self.waiting.get_mut(&lane.namespace)?;
+        if lanes.len() >= WAITING && !lanes.contains_key(&id) {
+            return None;
+        }
+        let held = lanes.entry(id).or_insert(Held { lane, since_us, waiting: 0, version });
+        held.version = version;
+        Some(held)
     }
 }
 
@@ -273,6 +306,25 @@ pub(crate) fn millicpus(cpus: f64) -> u64 {
 mod tests {
     use super::*;
     use crate::db::Time;
+
+    #[test]
+    fn what_waits_in_one_namespace_is_not_forgotten_for_what_waits_in_another() {
+        let lines = Lines::default();
+        let lane = |namespace: &str, group: usize| {
+            lane_of(namespace, &NewTask { group: Some(format!("g{group}")), ..NewTask::new("image") })
+        };
+        lines.learn(0, lane("quiet", 0));
+        assert!(lines.entered(0, 1, 0));
+        for id in 1..=(KNOWN + 3 * WAITING) {
+            let number = i32::try_from(id).unwrap();
+            lines.learn(number, lane("loud", id));
+            lines.entered(number, 1, 0);
+        }
+        assert_eq!(lines.look("quiet", Role::Work).lines.len(), 1);
+        assert_eq!(lines.look("loud", Role::Work).lines.len(), WAITING);
+        assert!(lines.is_full("loud") && !lines.is_full("quiet"));
+        assert!(lines.lock().keys.len() <= KNOWN + 2 * (WAITING + 1));
+    }
 
     #[test]
     fn what_came_in_line_while_a_claim_looked_is_not_taken_for_gone() {

@@ -102,6 +102,9 @@ pub(crate) struct Waiting {
     pub(crate) waiting: u64,
 }
 
+/// Lanes of one namespace that a look goes through.
+const LOOKED_AT: i64 = 50_000;
+
 /// The lanes in which something waits, and since when its first has been in line; with `only`, of those.
 pub(crate) async fn waiting(
     connection: &mut PgConnection,
@@ -113,7 +116,12 @@ pub(crate) async fn waiting(
                   (SELECT coalesce(sum(f.size), 0)::bigint FROM (
                        SELECT s.size FROM orca.segments s WHERE s.lane = l.id AND s.seq > coalesce(head.seq, 0)
                        ORDER BY s.seq LIMIT 100) f) AS "further!", first.left AS "left!", coalesce(first.seq = head.seq, false) AS "first_is_head!"
-           FROM (SELECT unnest($1::int[]) AS id UNION ALL SELECT lane FROM orca.lined WHERE $1 IS NULL) x
+           FROM (SELECT unnest($1::int[]) AS id
+                 UNION ALL
+                 SELECT r.id FROM (
+                     SELECT n.id, row_number() OVER (PARTITION BY n.namespace ORDER BY n.id) AS place
+                     FROM orca.lined d JOIN orca.lanes n ON n.id = d.lane WHERE $1 IS NULL) r
+                 WHERE r.place <= $2) x
            JOIN orca.lanes l ON l.id = x.id
            LEFT JOIN LATERAL (SELECT g.seq, g.upto FROM orca.grants g WHERE g.lane = l.id
                               ORDER BY g.seq DESC, g.upto DESC LIMIT 1) head ON true
@@ -126,7 +134,8 @@ pub(crate) async fn waiting(
                                  AND (s.seq > coalesce(head.seq, 0) OR s.size > head.upto)
                                ORDER BY s.seq LIMIT 1) first
            WHERE (head.seq IS NULL OR tail.seq > head.seq OR (tail.seq = head.seq AND tail.size > head.upto))"#,
-        only
+        only,
+        LOOKED_AT
     )
     .fetch_all(connection)
     .await?;

@@ -99,12 +99,14 @@ async fn repeat(
     period: Period,
     turn: for<'a> fn(&'a App) -> Turn<'a>,
 ) {
+    let mut took = Duration::ZERO;
     loop {
         let pause = async {
             match period {
                 Period::Every(time) => tokio::time::sleep(time).await,
                 Period::Lanes => {
-                    tokio::time::sleep(GAP).await;
+                    // However much waits, most of the database's time is for other things.
+                    tokio::time::sleep(GAP.max(4 * took)).await;
                     let _ = tokio::time::timeout(SAFETY_NET, app.0.signals.dropped.notified()).await;
                 }
                 Period::Settlement => {
@@ -116,7 +118,10 @@ async fn repeat(
             return;
         }
         // A turn is never cut off: what it began in the database it ends there.
-        if let Err(error) = turn(&app).await {
+        let begun = tokio::time::Instant::now();
+        let outcome = turn(&app).await;
+        took = begun.elapsed();
+        if let Err(error) = outcome {
             failed(name, &error);
             if shutdown.run_until_cancelled(tokio::time::sleep(PAUSE)).await.is_none() {
                 return;
