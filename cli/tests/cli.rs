@@ -210,23 +210,17 @@ fn one_task_that_is_not_there_does_not_keep_the_others_from_being_cancelled() {
 }
 
 #[test]
-fn a_log_is_followed_from_its_last_lines_without_telling_any_twice() {
+fn a_log_is_followed_from_its_last_lines() {
     let entry = |seq: i64| {
         json!({
             "type": "log", "attempt": 1, "token": 1, "seq": seq, "stream": "stdout",
             "at": "2026-01-01T00:00:00Z", "text": format!("line {seq}")
         })
     };
-    let fake = Fake::start(vec![
-        (
-            "GET /v1/tasks/0192f0c4-0000-7000-8000-000000000001/logs?limit",
-            vec![ok(&page(&[entry(0), entry(1), entry(2)]))],
-        ),
-        (
-            "GET /v1/tasks/0192f0c4-0000-7000-8000-000000000001/logs?follow",
-            vec![stream_of(&[entry(0), entry(1), entry(2), entry(3), json!({"type": "end"})])],
-        ),
-    ]);
+    let fake = Fake::start(vec![(
+        "GET /v1/tasks/0192f0c4-0000-7000-8000-000000000001/logs?tail=2&follow=true",
+        vec![stream_of(&[entry(1), entry(2), entry(3), json!({"type": "end"})])],
+    )]);
     let ran = Orca::with(&fake).run(&["logs", "-f", "-n", "2", ID]);
     assert_eq!((ran.code, ran.out.as_str()), (Some(0), "line 1\nline 2\nline 3\n"), "{ran:?}");
 }

@@ -12,7 +12,7 @@ use crate::spec::{NewTask, Role};
 
 macro_rules! states {
     ($($(#[$doc:meta])* $name:ident = $text:literal,)*) => {
-        /// Where a task is in its life (design section 3).
+        /// Where a task is in its life.
         #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
         #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
         #[cfg_attr(feature = "sqlx", derive(sqlx::Type), sqlx(type_name = "text", rename_all = "snake_case"))]

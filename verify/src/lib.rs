@@ -2,7 +2,7 @@
 //! that reads nothing but the history.
 //!
 //! [`history`] is what clients saw, line by line, and at the end what the coordinator says of everything. [`checker`] is
-//! pure: it reads a history and tells which of the design's invariants it breaks, with the lines that prove it. [`run`]
+//! pure: it reads a history and tells which of the invariants of ARCHITECTURE.md it breaks, with the lines that prove it. [`run`]
 //! makes such a history: [`system`] starts Postgres, coordinators and nodes, [`load`] gives them work, [`node`] is the
 //! node whose tasks only pretend, [`fault`] breaks things.
 //!

@@ -234,6 +234,10 @@ impl App {
             found.grants = claimed(granted, self.0.lease)?.grants;
             break;
         }
+        if looks == LOOKS {
+            // Others had what it chose, each time: of what else waits somebody must be told.
+            signals.dropped.notify_one();
+        }
         found.refused = !refused.is_empty();
         for lane in refused.values() {
             signals.wake_after(lane, waiter);

@@ -100,13 +100,8 @@ fn engine_at_fault(task: &Snapshot, outcome: &Outcome) -> bool {
 
 fn worth_another(retry: &Retry, outcome: &Outcome) -> bool {
     let wanted = match outcome {
-        Outcome::Failed { exit_code, .. } => {
-            let named = retry.exit_codes.is_empty() || retry.exit_codes.contains(exit_code);
-            if !named || retry.except_exit_codes.contains(exit_code) {
-                return false;
-            }
-            RetryOn::Failed
-        }
+        Outcome::Failed { exit_code, .. } if !retry.retries_exit_code(*exit_code) => return false,
+        Outcome::Failed { .. } => RetryOn::Failed,
         Outcome::TimedOut { which: Timeout::Deadline } => return false,
         Outcome::TimedOut { .. } => RetryOn::TimedOut,
         Outcome::OutOfMemory => RetryOn::OutOfMemory,

@@ -1,8 +1,9 @@
-//! The state machine of a task: the one place that decides what an event makes of a state (design section 3).
+//! The state machine of a task: the one place that decides what an event makes of a state.
 //!
 //! Pure: it reads no clock and no database, and what is random is handed in. [`transition`] takes what is known of a task
-//! and what happened, and answers the whole change or a [`Refusal`]. The SQL writes what it says; the two moves that SQL
-//! makes set-wise (a claim's ready → running, a timer's scheduled → ready) are checked against it by tests.
+//! and what happened, and answers the whole change or a [`Refusal`]. The SQL writes what it says. Four moves SQL makes
+//! set-wise by itself: a plain task is ready when it is enqueued, a claim's ready → running, a timer's scheduled → ready, and
+//! running → succeeded where nothing else follows; tests hold those of enqueue and claim to this module.
 //!
 //! Architecture invariant: nothing else in the crate picks a state.
 

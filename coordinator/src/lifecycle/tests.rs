@@ -1,4 +1,4 @@
-//! The state machine against the invariants of design section 4, over random lives.
+//! The state machine against the invariants of ARCHITECTURE.md, over random lives.
 
 use std::time::Duration;
 

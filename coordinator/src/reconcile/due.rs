@@ -29,7 +29,7 @@ pub(crate) async fn repeat(app: App, shutdown: CancellationToken) {
             Err(error) => Err(error),
         };
         let wait = next.unwrap_or_else(|error| {
-            super::failed("schedule", &error);
+            super::failed("due", &error);
             LONGEST
         });
         let pause = tokio::time::timeout(wait, app.0.signals.scheduled.notified());

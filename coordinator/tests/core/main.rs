@@ -1,4 +1,4 @@
-//! The application on a real Postgres: what design section 4 promises, one behaviour per file.
+//! The application on a real Postgres: what ARCHITECTURE.md says always holds, one behaviour per file.
 
 #![expect(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test that cannot go on fails")]
 

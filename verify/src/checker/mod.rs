@@ -1,4 +1,4 @@
-//! The checker: which of the design's invariants (section 4) a history breaks, and the lines that prove it.
+//! The checker: which of the invariants of ARCHITECTURE.md a history breaks, and the lines that prove it.
 //!
 //! Pure: it reads nothing but the history. It says "broken" only where no order of events could explain what was seen: a
 //! request took effect at some moment between its sending and its answer, and where the database's clock was moved, at

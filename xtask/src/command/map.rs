@@ -16,7 +16,8 @@ const DOCUMENT: &str = "ARCHITECTURE.md";
 const BEGIN: &str = "<!-- map: written by `cargo xtask map` -->\n";
 const END: &str = "<!-- end of map -->\n";
 /// The folders, in the order in which they build on one another.
-const FOLDERS: [&str; 8] = ["proto", "coordinator", "node", "agent", "cli", "examples", "tests", "xtask"];
+const FOLDERS: [&str; 10] =
+    ["proto", "coordinator", "node", "agent", "cli", "examples", "tests", "verify", "bench", "xtask"];
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {

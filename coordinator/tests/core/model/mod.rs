@@ -1,5 +1,5 @@
 //! Random lives of the queue: whatever operators, nodes, programs and the clock do to two coordinators on one database, what
-//! design section 4 promises holds after every step, and a drain leaves every task in exactly one terminal state.
+//! ARCHITECTURE.md says always holds does so after every step, and a drain leaves every task in exactly one terminal state.
 //!
 //! Each life has a namespace of its own, so that all of them can share one database. `PROPTEST_CASES` asks for more of them,
 //! `PROPTEST_RNG_SEED` for others.
