@@ -25,4 +25,6 @@ CREATE TABLE orca.schedules (
     CONSTRAINT schedules_last_check CHECK ((last_at IS NULL) = (last_task IS NULL))
 );
 
-CREATE INDEX schedules_due ON orca.schedules (next_at) WHERE paused_at IS NULL AND next_at IS NOT NULL;
+-- When the next one is due, whoever's it is; and each namespace's next one, so that they take turns.
+CREATE INDEX schedules_next ON orca.schedules (next_at) WHERE paused_at IS NULL AND next_at IS NOT NULL;
+CREATE INDEX schedules_due ON orca.schedules (namespace, next_at) WHERE paused_at IS NULL AND next_at IS NOT NULL;

@@ -9,7 +9,12 @@
 --     GRANT USAGE ON SCHEMA orca TO app;
 --     GRANT EXECUTE ON FUNCTION orca.enqueue(jsonb, text, text), orca.enqueue_many(jsonb[], text) TO app;
 --
--- is all that a role needs. It may enqueue in every namespace then, and read nothing.
+-- is all that a role needs. It may enqueue in every namespace then, and read nothing; but it learns which namespaces there are,
+-- as a name that is none of theirs is raised, and whether an idempotency key was used by SQL.
+--
+-- It can also hold the queue up, as can every role that can log in to this database, whatever it was granted: Postgres lets all of
+-- them take any advisory lock, such as those that coordinators work by, and send notices to any channel. Nothing is lost or
+-- told to it by that. Give it to programs that are trusted not to; others enqueue by REST.
 
 CREATE TABLE orca.inbox (
     seq             bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
@@ -21,6 +26,8 @@ CREATE TABLE orca.inbox (
     request         bytea NOT NULL
 ) WITH (autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 1000);
 
+-- Namespaces take turns, each with its oldest.
+CREATE INDEX inbox_turns ON orca.inbox (namespace, seq);
 CREATE INDEX inbox_key ON orca.inbox (namespace, idempotency_key) WHERE idempotency_key IS NOT NULL;
 
 -- A new UUIDv7.

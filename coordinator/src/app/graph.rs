@@ -7,7 +7,7 @@ use orca_proto::ids::TaskId;
 use orca_proto::limits;
 use orca_proto::plan::Graph;
 use orca_proto::problem::{FieldError, Kind};
-use orca_proto::spec::{NewTask, OnDependencyFailure, Role};
+use orca_proto::spec::{DEFAULT_QUEUE, NewTask, OnDependencyFailure, Role};
 use orca_proto::task::{State, Step};
 use sqlx::PgConnection;
 use uuid::Uuid;
@@ -268,11 +268,20 @@ pub(crate) async fn refused(
     reason: String,
 ) -> Result<Prepared, Error> {
     let now = session::now(connection).await?;
-    let key = lane_of(place.namespace, &spec);
-    // Also of a queue that the namespace may not have: it must be told somewhere that it was refused.
+    let mut key = lane_of(place.namespace, &spec);
     let lane = match place.lines.number(&key) {
         Some(number) => Some(number),
-        None => lane::resolve(connection, &[key]).await?.first().copied(),
+        None => {
+            // It must be told somewhere that it was refused; but not in a queue that the namespace may not have.
+            match quota::check(connection, place.namespace, 0, std::slice::from_ref(&spec.queue)).await {
+                Err(Error::Refused(_)) => {
+                    let queue = NewTask { queue: DEFAULT_QUEUE.to_owned(), ..NewTask::new("") };
+                    key = lane_of(place.namespace, &NewTask { role: spec.role, ..queue });
+                }
+                checked => checked?,
+            }
+            lane::resolve(connection, &[key]).await?.first().copied()
+        }
     };
     let lane = lane.ok_or_else(|| Error::Internal("a lane got no number".to_owned()))?;
     // What it names may not exist, and it takes nothing.

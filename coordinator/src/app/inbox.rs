@@ -3,6 +3,9 @@
 //! Nobody waits for an answer here. So what cannot be enqueued becomes a task that has failed, with the reason: it is never
 //! lost, and never in the way of what comes after it. What its namespace has no room for now waits here until it has, and with
 //! it all that the namespace enqueued later, which may depend on it.
+//!
+//! Namespaces take turns, each with few entries and transactions, so that what one has much of is late for it alone. Within
+//! one, what was enqueued first is stored first.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -24,8 +27,14 @@ use crate::db::apply::Effects;
 use crate::db::inbox::{self, Entry};
 use crate::db::insert;
 
-/// Entries that are taken at a time.
-const TAKEN: i64 = 500;
+/// Entries that are taken in one round of turns, if there are not more namespaces that have some.
+const TAKEN: usize = 500;
+/// Entries that every namespace may have taken in a turn.
+const FEWEST: usize = 20;
+/// Transactions of one turn: what cannot be stored together takes one for each entry.
+const TRANSACTIONS: usize = 20;
+/// Specs that are taken in one turn, in bytes.
+const TAKEN_BYTES: i64 = 8 << 20;
 /// That a namespace has as many open tasks as it may.
 const NO_ROOM: &str = "the namespace has no room for another task";
 /// The most of what is wrong that a reason tells, in bytes.
@@ -38,55 +47,80 @@ struct Valid {
 }
 
 impl App {
-    /// Enqueues the oldest of what came by SQL; answers how many entries were looked at. Those of namespaces that are `full` are
-    /// not, and namespaces that turn out to be are added to them.
+    /// Enqueues some of the oldest that came by SQL, of each namespace that has room; answers how many entries were looked at.
     ///
     /// # Errors
     /// The database's; what was not enqueued is still there then.
-    pub(crate) async fn take_inbox(&self, full: &mut Full) -> Result<usize, Error> {
-        match self.take_in_order(full).await {
+    pub(crate) async fn take_inbox(&self, turns: &mut Turns) -> Result<usize, Error> {
+        match self.take_round(turns).await {
             // It is taken care of.
             Err(Error::Unavailable(_)) => Ok(0),
             taken => taken,
         }
     }
 
-    async fn take_in_order(&self, full: &mut Full) -> Result<usize, Error> {
+    async fn take_round(&self, turns: &mut Turns) -> Result<usize, Error> {
+        let mut namespaces = inbox::namespaces(&mut *self.0.pool.acquire().await?).await?;
+        turns.order(&mut namespaces);
+        let most = (TAKEN / namespaces.len().max(1)).max(FEWEST);
+        let mut taken = 0;
+        for namespace in namespaces {
+            if self.0.shutdown.is_cancelled() {
+                break;
+            }
+            // Also where it comes to an error: the others must not wait until it does no more.
+            turns.last.clone_from(&namespace);
+            taken += self.take_turn(&namespace, most, turns).await?;
+        }
+        Ok(taken)
+    }
+
+    /// Takes some of a namespace's oldest entries, in their order; answers how many were looked at.
+    async fn take_turn(&self, namespace: &str, most: usize, turns: &mut Turns) -> Result<usize, Error> {
         let entries = {
             let mut connection = self.0.pool.acquire().await?;
-            inbox::oldest(&mut connection, &full.names(), TAKEN).await?
+            let most = i64::try_from(most).unwrap_or(i64::MAX);
+            // Before anything is read: what there is no room for is looked at again and again.
+            let room = quota::room(&mut connection, namespace).await?.unwrap_or(most);
+            if room == 0 {
+                turns.add_full(namespace.to_owned());
+                return Ok(0);
+            }
+            inbox::oldest(&mut connection, namespace, most.min(room), TAKEN_BYTES).await?
         };
-        let count = entries.len();
         // Runs of what needs nothing but a row and a place in line are stored together, all else one by one.
         let mut run: Vec<(Entry, NewTask)> = Vec::new();
+        let (mut taken, mut transactions) = (0, 0);
         for entry in entries {
-            if full.holds(&entry.namespace) {
-                continue;
-            }
             let valid = self.check(&entry);
             let simple = match &valid {
                 Ok(valid) => {
                     entry.idempotency_key.is_none()
                         && valid.outside.is_empty()
                         && is_simple(&valid.spec)
-                        && !self.counts_open(&entry.namespace).await?
+                        && !self.counts_open(namespace).await?
                 }
                 Err(_) => false,
             };
-            if run.first().is_some_and(|(first, _)| !simple || first.namespace != entry.namespace) {
-                self.store_run(std::mem::take(&mut run), full).await?;
-                if full.holds(&entry.namespace) {
-                    continue;
+            if !simple && !run.is_empty() {
+                transactions += 1;
+                if !self.store_run(std::mem::take(&mut run), turns).await? {
+                    return Ok(taken);
                 }
             }
+            if transactions >= TRANSACTIONS || turns.is_full(namespace) {
+                break;
+            }
+            taken += 1;
+            transactions += usize::from(!simple);
             match valid {
                 Ok(valid) if simple => run.push((entry, valid.spec)),
-                Ok(valid) => self.store(entry, valid, full).await?,
+                Ok(valid) => self.store(entry, valid, turns).await?,
                 Err(problem) => self.refuse(entry, None, told(&problem)).await?,
             }
         }
-        self.store_run(run, full).await?;
-        Ok(count)
+        self.store_run(run, turns).await?;
+        Ok(taken)
     }
 
     fn check(&self, entry: &Entry) -> Result<Valid, Problem> {
@@ -98,16 +132,18 @@ impl App {
         Ok(Valid { spec, outside })
     }
 
-    async fn store_run(&self, run: Vec<(Entry, NewTask)>, full: &mut Full) -> Result<(), Error> {
+    /// Stores entries of a namespace; answers whether all of them. Nothing that is younger may be stored before they are.
+    async fn store_run(&self, run: Vec<(Entry, NewTask)>, turns: &mut Turns) -> Result<bool, Error> {
         match self.store_together(run.clone()).await {
-            // One of them it is: each by itself then.
-            Err(error) if is_of_data(&error) => {
-                for (entry, spec) in run {
-                    self.store(entry, Valid { spec, outside: Vec::new() }, full).await?;
+            // One of them it is: each by itself then, as many as a turn may.
+            Err(error) if is_of_data(&error) || matches!(error, Error::Refused(_)) => {
+                let all = run.len() <= TRANSACTIONS;
+                for (entry, spec) in run.into_iter().take(TRANSACTIONS) {
+                    self.store(entry, Valid { spec, outside: Vec::new() }, turns).await?;
                 }
-                Ok(())
+                Ok(all)
             }
-            stored => stored,
+            stored => stored.map(|()| true),
         }
     }
 
@@ -145,8 +181,8 @@ impl App {
     }
 
     /// Stores an entry, unless its namespace has no room for it.
-    async fn store(&self, entry: Entry, valid: Valid, full: &mut Full) -> Result<(), Error> {
-        if full.holds(&entry.namespace) {
+    async fn store(&self, entry: Entry, valid: Valid, turns: &mut Turns) -> Result<(), Error> {
+        if turns.is_full(&entry.namespace) {
             return Ok(());
         }
         let (app, spec, kept) = (self.clone(), valid.spec.clone(), entry.clone());
@@ -158,7 +194,7 @@ impl App {
         match stored {
             Ok(None) => Ok(()),
             Err(Error::Unavailable(NO_ROOM)) => {
-                full.add(kept.namespace);
+                turns.add_full(kept.namespace);
                 Ok(())
             }
             Ok(Some(reason)) => self.refuse(kept, Some(spec), reason).await,
@@ -228,26 +264,33 @@ pub(crate) fn never_valid(id: TaskId) -> Error {
     )
 }
 
-/// Namespaces that had no room for more tasks, and when that was.
+/// Whose turn it is.
 #[derive(Default)]
-pub(crate) struct Full(HashMap<String, Instant>);
+pub(crate) struct Turns {
+    /// Namespaces that had no room for more tasks, and when that was.
+    full: HashMap<String, Instant>,
+    /// Who had the last one.
+    last: String,
+}
 
-impl Full {
-    fn add(&mut self, namespace: String) {
-        self.0.insert(namespace, Instant::now());
+impl Turns {
+    fn add_full(&mut self, namespace: String) {
+        self.full.insert(namespace, Instant::now());
     }
 
-    fn holds(&self, namespace: &str) -> bool {
-        self.0.contains_key(namespace)
+    fn is_full(&self, namespace: &str) -> bool {
+        self.full.contains_key(namespace)
     }
 
-    fn names(&self) -> Vec<String> {
-        self.0.keys().cloned().collect()
+    /// Leaves those out that have no room, and has those come first that come after who had the last turn.
+    fn order(&self, namespaces: &mut Vec<String>) {
+        namespaces.retain(|namespace| !self.is_full(namespace));
+        namespaces.sort_by(|a, b| (*a <= self.last, a).cmp(&(*b <= self.last, b)));
     }
 
     /// Lets those be looked at again that were full some time ago.
-    pub(crate) fn forget(&mut self, after: Duration) {
-        self.0.retain(|_, since| since.elapsed() < after);
+    pub(crate) fn forget_full(&mut self, after: Duration) {
+        self.full.retain(|_, since| since.elapsed() < after);
     }
 }
 

@@ -3,23 +3,29 @@
 //!
 //! They never travel inside of the transaction that they speak of: one that holds a notification takes a lock at its commit
 //! that no two transactions of the whole server can hold.
+//!
+//! Whoever can log in to the database can send notices, and nobody can be kept from it. So nothing is believed of one: it has
+//! the database looked at, and no more.
 
 use std::time::Duration;
 
 use orca_proto::ids::NodeId;
 use serde::{Deserialize, Serialize};
 use sqlx::postgres::PgListener;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use super::App;
 use super::signals::Outbox;
-use crate::db::{lane, session};
+use crate::db::{lane, node, session};
 
 /// Before the listener connects again.
 const PAUSE: Duration = Duration::from_secs(1);
 /// How long notices are gathered.
 const GATHER: Duration = Duration::from_millis(3);
+/// Between two warnings of notices that are none.
+const WARNED: Duration = Duration::from_secs(60);
 /// The one channel.
 const CHANNEL: &str = "orca";
 /// A notification's payload must stay below 8,000 bytes.
@@ -86,7 +92,8 @@ async fn send(app: &App, outbox: Outbox) -> Result<(), crate::error::Error> {
 
 /// Listens until `shutdown`; a lost connection is made again.
 pub(crate) async fn run(app: App, shutdown: CancellationToken) {
-    while let Some(result) = shutdown.run_until_cancelled(listen(&app)).await {
+    let mut warned = None;
+    while let Some(result) = shutdown.run_until_cancelled(listen(&app, &mut warned)).await {
         if let Err(error) = result {
             tracing::warn!(error = %error, "cannot listen for other coordinators' notices; trying again");
         }
@@ -96,7 +103,7 @@ pub(crate) async fn run(app: App, shutdown: CancellationToken) {
     }
 }
 
-async fn listen(app: &App) -> sqlx::Result<()> {
+async fn listen(app: &App, warned: &mut Option<Instant>) -> sqlx::Result<()> {
     let mut listener = PgListener::connect_with(&app.0.pool).await?;
     listener.listen(CHANNEL).await?;
     // Whatever was told before is not known here.
@@ -107,7 +114,11 @@ async fn listen(app: &App) -> sqlx::Result<()> {
         match serde_json::from_str::<Notice>(notification.payload()) {
             Ok(notice) if notice.from == app.0.signals.process => {}
             Ok(notice) => pass_on(app, &notice).await?,
-            Err(error) => tracing::warn!(%error, "a notice on {CHANNEL} is not Orca's"),
+            Err(_) if warned.is_some_and(|at| at.elapsed() < WARNED) => {}
+            Err(error) => {
+                *warned = Some(Instant::now());
+                tracing::warn!(%error, "a notice on {CHANNEL} is not Orca's; further ones are not told for a minute");
+            }
         }
     }
 }
@@ -124,9 +135,13 @@ async fn pass_on(app: &App, notice: &Notice) -> sqlx::Result<()> {
         signals.wake_nodes();
     }
     notice.nodes.iter().for_each(|node| signals.wake_node(NodeId(*node)));
-    notice.drains.iter().for_each(|node| signals.drain(NodeId(*node)));
     if notice.all || notice.settings {
         signals.dropped.notify_one();
+    }
+    if !notice.drains.is_empty() {
+        let mut connection = app.0.pool.acquire().await?;
+        let draining = node::draining_of(&mut connection, &notice.drains).await?;
+        draining.into_iter().for_each(|node| signals.drain(NodeId(node)));
     }
     if !notice.lanes.is_empty() {
         let version = lines.version();

@@ -61,7 +61,7 @@ pub(crate) use cancel::cancel_under;
 pub use event::{EventCursor, EventCursorError};
 use gather::Gathering;
 pub(crate) use graph::describe;
-pub(crate) use inbox::Full;
+pub(crate) use inbox::Turns;
 use lines::Lines;
 pub use log::log_cursor;
 use presence::Presence;

@@ -47,6 +47,18 @@ pub(crate) async fn check(
     Ok(())
 }
 
+/// How many more tasks the namespace may have open as of now, if it has a quota of them. Locks nothing, so that it may be fewer
+/// once they are enqueued.
+pub(crate) async fn room(connection: &mut PgConnection, namespace: &str) -> Result<Option<i64>, Error> {
+    let most = quota::get(connection, namespace).await?.and_then(|quota| quota.max_open);
+    let Some(most) = most else { return Ok(None) };
+    let mut open = quota::open(connection, namespace, 0).await?;
+    if open >= most {
+        open = quota::open(connection, namespace, EXACT).await?;
+    }
+    Ok(Some(most.saturating_sub(open).max(0)))
+}
+
 /// The most open tasks that the namespace may ever have, if fewer than `more`.
 pub(crate) async fn too_many(
     connection: &mut PgConnection,

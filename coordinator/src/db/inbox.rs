@@ -25,18 +25,43 @@ pub(crate) async fn lock(connection: &mut PgConnection) -> sqlx::Result<bool> {
     sqlx::query_scalar!(r#"SELECT pg_try_advisory_xact_lock($1) AS "got!""#, LOCK).fetch_one(connection).await
 }
 
-/// The oldest entries, at most `most`, but for those of the namespaces in `except`.
+/// The namespaces that have entries. However many those are, one is looked at of each.
+pub(crate) async fn namespaces(connection: &mut PgConnection) -> sqlx::Result<Vec<String>> {
+    sqlx::query_scalar!(
+        r#"WITH RECURSIVE known AS (
+               SELECT min(namespace) AS name FROM orca.inbox
+               UNION ALL
+               SELECT (SELECT min(i.namespace) FROM orca.inbox i WHERE i.namespace > known.name) FROM known
+               WHERE known.name IS NOT NULL)
+           SELECT name AS "name!" FROM known WHERE name IS NOT NULL"#
+    )
+    .fetch_all(connection)
+    .await
+}
+
+/// The oldest entries of a namespace: at most `most`, and no more than have `bytes` of specs together, though at least one.
+/// No spec but theirs is read for it.
 pub(crate) async fn oldest(
     connection: &mut PgConnection,
-    except: &[String],
+    namespace: &str,
     most: i64,
+    bytes: i64,
 ) -> sqlx::Result<Vec<Entry>> {
+    // Entry by entry: there may be any number of them, and the statistics may not know it.
     sqlx::query_as!(
         Entry,
-        "SELECT seq, id, namespace, spec, idempotency_key, request FROM orca.inbox WHERE NOT namespace = ANY($1)
-         ORDER BY seq LIMIT $2",
-        except,
-        most
+        r#"WITH RECURSIVE page AS (
+               (SELECT i.*, 1::bigint AS place, octet_length(i.spec)::bigint AS total FROM orca.inbox i
+                WHERE i.namespace = $1 ORDER BY i.seq LIMIT 1)
+               UNION ALL
+               SELECT next.*, page.place + 1, page.total + octet_length(next.spec) FROM page CROSS JOIN LATERAL (
+                   SELECT i.* FROM orca.inbox i WHERE i.namespace = $1 AND i.seq > page.seq ORDER BY i.seq LIMIT 1) next
+               WHERE page.place < $2 AND page.total + octet_length(next.spec) <= $3)
+           SELECT seq AS "seq!", id AS "id!", namespace AS "namespace!", spec AS "spec!", idempotency_key,
+                  request AS "request!" FROM page ORDER BY seq"#,
+        namespace,
+        most,
+        bytes
     )
     .fetch_all(connection)
     .await

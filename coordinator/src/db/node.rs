@@ -109,6 +109,13 @@ pub(crate) async fn get(
     .transpose()
 }
 
+/// Those of these nodes that drain.
+pub(crate) async fn draining_of(connection: &mut PgConnection, ids: &[Uuid]) -> sqlx::Result<Vec<Uuid>> {
+    sqlx::query_scalar!("SELECT id FROM orca.nodes WHERE id = ANY($1) AND draining", ids)
+        .fetch_all(connection)
+        .await
+}
+
 /// Whether a node drains.
 pub(crate) async fn draining(connection: &mut PgConnection, id: NodeId) -> sqlx::Result<bool> {
     let draining = sqlx::query_scalar!("SELECT draining FROM orca.nodes WHERE id = $1", id.0);

@@ -195,15 +195,34 @@ pub(crate) async fn resume(connection: &mut PgConnection, namespace: &str, name:
     .map(drop)
 }
 
-/// The schedule that has been due longest, locked; those that another coordinator works on are passed over.
-pub(crate) async fn take_due(connection: &mut PgConnection) -> sqlx::Result<Option<Stored>> {
+/// The namespaces of which a schedule is due, those first whose has been due longest. However many are due, one is looked at
+/// of each namespace.
+pub(crate) async fn due(connection: &mut PgConnection) -> sqlx::Result<Vec<String>> {
+    sqlx::query_scalar!(
+        r#"WITH RECURSIVE first AS (
+               (SELECT namespace, next_at FROM orca.schedules WHERE paused_at IS NULL AND next_at IS NOT NULL
+                ORDER BY namespace, next_at LIMIT 1)
+               UNION ALL
+               SELECT next.namespace, next.next_at FROM first CROSS JOIN LATERAL (
+                   SELECT s.namespace, s.next_at FROM orca.schedules s
+                   WHERE s.paused_at IS NULL AND s.next_at IS NOT NULL AND s.namespace > first.namespace
+                   ORDER BY s.namespace, s.next_at LIMIT 1) next)
+           SELECT namespace AS "namespace!" FROM first WHERE next_at <= orca.now() ORDER BY next_at"#
+    )
+    .fetch_all(connection)
+    .await
+}
+
+/// The schedule of a namespace that has been due longest, locked; those that another coordinator works on are passed over.
+pub(crate) async fn take_due(connection: &mut PgConnection, namespace: &str) -> sqlx::Result<Option<Stored>> {
     sqlx::query_as!(
         Stored,
         r#"SELECT namespace, name, spec::text AS "spec!", next_run AS "next_run: Time",
                   paused_at AS "paused_at: Time", paused_by, paused_reason, last_at AS "last_at: Time", last_task,
                   created_at AS "created_at: Time", updated_at AS "updated_at: Time"
-           FROM orca.schedules WHERE paused_at IS NULL AND next_at <= orca.now()
-           ORDER BY next_at LIMIT 1 FOR UPDATE SKIP LOCKED"#
+           FROM orca.schedules WHERE namespace = $1 AND paused_at IS NULL AND next_at <= orca.now()
+           ORDER BY next_at LIMIT 1 FOR UPDATE SKIP LOCKED"#,
+        namespace
     )
     .fetch_optional(connection)
     .await

@@ -5,7 +5,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use crate::app::{App, Error, Full};
+use crate::app::{App, Error, Turns};
 
 /// Between two looks while something came lately.
 const BUSY: Duration = Duration::from_millis(100);
@@ -16,21 +16,18 @@ const LATELY: Duration = Duration::from_secs(10);
 
 /// Takes all that is there.
 pub(crate) async fn run(app: &App) -> Result<(), Error> {
-    turn(app, &mut Full::default()).await.map(drop)
+    turn(app, &mut Turns::default()).await.map(drop)
 }
 
 /// Takes until there is no more, or another coordinator takes; answers whether there was any.
-async fn turn(app: &App, full: &mut Full) -> Result<bool, Error> {
+async fn turn(app: &App, turns: &mut Turns) -> Result<bool, Error> {
     let mut any = false;
-    let mut before = usize::MAX;
     while !app.0.shutdown.is_cancelled() {
-        let taken = app.take_inbox(full).await?;
-        any |= taken > 0;
-        // A last few that are still there are another coordinator's.
-        if taken == 0 || (taken < 500 && taken >= before) {
+        turns.forget_full(IDLE);
+        if app.take_inbox(turns).await? == 0 {
             break;
         }
-        before = taken;
+        any = true;
     }
     Ok(any)
 }
@@ -38,10 +35,9 @@ async fn turn(app: &App, full: &mut Full) -> Result<bool, Error> {
 /// Runs until `shutdown`.
 pub(crate) async fn repeat(app: App, shutdown: CancellationToken) {
     let mut busy_until = Instant::now();
-    let mut full = Full::default();
+    let mut turns = Turns::default();
     loop {
-        full.forget(IDLE);
-        match turn(&app, &mut full).await {
+        match turn(&app, &mut turns).await {
             Ok(true) => busy_until = Instant::now() + LATELY,
             Ok(false) => {}
             Err(Error::Unavailable(error)) => tracing::debug!(error, "the inbox waits for its next turn"),

@@ -13,8 +13,8 @@ use super::calendar::Calendar;
 
 /// How late a run may be without being missed: a coordinator may have been restarted in between.
 const PROMPT: Duration = Duration::from_secs(60);
-/// Runs that one turn enqueues at most; the next turn goes on.
-const MOST: usize = 100;
+/// Runs that one turn enqueues at most, so that other schedules need not wait long for theirs; the next turn goes on.
+const MOST: usize = 10;
 
 /// What a turn does.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -141,7 +141,7 @@ mod tests {
         let calendar = calendar("* * * * * *", "UTC");
         let now = at("2026-03-01T12:00:00Z");
         let first = turn(&calendar, Overlap::Queue, 24 * HOUR, at("2026-03-01T00:00:00Z"), now, false);
-        assert_eq!((first.runs.len(), first.next), (MOST, Some(at("2026-03-01T00:01:40Z"))));
+        assert_eq!((first.runs.len(), first.next), (MOST, Some(at("2026-03-01T00:00:10Z"))));
     }
 
     #[test]

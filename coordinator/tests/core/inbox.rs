@@ -345,3 +345,107 @@ async fn a_role_with_nothing_but_the_two_grants_can_enqueue_and_read_nothing() {
     assert_eq!(test.state(id.unwrap()).await, State::Ready);
     test.stop().await;
 }
+
+#[tokio::test]
+async fn what_one_namespace_has_much_of_in_the_inbox_is_late_for_it_alone() {
+    let test = TestApp::start().await;
+    let mut connection = test.connection().await;
+    let mut together = connection.begin().await.unwrap();
+    for statement in [
+        "INSERT INTO orca.namespaces (name) VALUES ('other')",
+        // Each takes a transaction of its own.
+        r#"SELECT orca.enqueue(jsonb_build_object('container', '{"image": "x"}'::jsonb, 'deadline', now() + interval '1 day'))
+           FROM generate_series(1, 200)"#,
+        r#"SELECT orca.enqueue('{"container": {"image": "x"}}', 'other')"#,
+    ] {
+        sqlx::query(statement).execute(&mut *together).await.unwrap();
+    }
+    together.commit().await.unwrap();
+    test.reconcile().await;
+    let all = async {
+        while test.app.queue_stats().await.unwrap().inbox > 0 {
+            tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+        }
+    };
+    tokio::time::timeout(SOON, all).await.unwrap();
+    let before: i64 = sqlx::query_scalar(
+        "SELECT count(*) FROM orca.tasks t JOIN orca.tasks o ON o.namespace = 'other'
+         WHERE t.namespace = 'default' AND t.xmin::text::bigint < o.xmin::text::bigint",
+    )
+    .fetch_one(&mut connection)
+    .await
+    .unwrap();
+    assert!(before <= 60, "{before} of another namespace's 200 came first");
+    test.stop().await;
+}
+
+#[tokio::test]
+async fn no_more_than_a_few_mebibytes_of_the_inbox_are_taken_at_a_time() {
+    let test = TestApp::start().await;
+    let mut connection = test.connection().await;
+    let last: uuid::Uuid = sqlx::query_scalar(
+        r#"SELECT (array_agg(orca.enqueue(jsonb_build_object('container', '{"image": "x"}'::jsonb, 'input',
+                                                             repeat('x', 1000000))) ORDER BY n))[20]
+           FROM generate_series(1, 20) AS n"#,
+    )
+    .fetch_one(&mut connection)
+    .await
+    .unwrap();
+    test.reconcile().await;
+    taken(&test, TaskId(last)).await;
+    let together: Vec<i64> = sqlx::query_scalar(
+        "SELECT count(*) FROM orca.tasks GROUP BY xmin::text::bigint ORDER BY xmin::text::bigint",
+    )
+    .fetch_all(&mut connection)
+    .await
+    .unwrap();
+    assert_eq!(together.iter().sum::<i64>(), 20);
+    assert!(together.iter().all(|count| *count <= 8), "megabytes that were stored together: {together:?}");
+    test.stop().await;
+}
+
+#[tokio::test]
+async fn what_a_namespace_without_room_enqueued_is_not_read_until_it_has_some() {
+    let test = TestApp::start().await;
+    let (mut connection, mut locking) = (test.connection().await, test.connection().await);
+    sqlx::query("INSERT INTO orca.namespaces (name, max_open) VALUES ('default', 1), ('other', NULL)")
+        .execute(&mut connection)
+        .await
+        .unwrap();
+    test.enqueue(super::support::task("open")).await;
+    let large: uuid::Uuid = sqlx::query_scalar(
+        r#"SELECT orca.enqueue(jsonb_build_object('container', '{"image": "x"}'::jsonb, 'input',
+                                                  string_agg(md5(random()::text), ''))) FROM generate_series(1, 1000)"#,
+    )
+    .fetch_one(&mut connection)
+    .await
+    .unwrap();
+    // What is large is kept apart; nobody can read it there while this is held.
+    let mut held = locking.begin().await.unwrap();
+    let index: String = sqlx::query_scalar(
+        "SELECT indexrelid::regclass::text FROM pg_index
+         WHERE indrelid = (SELECT reltoastrelid FROM pg_class WHERE oid = 'orca.inbox'::regclass)",
+    )
+    .fetch_one(&mut *held)
+    .await
+    .unwrap();
+    sqlx::raw_sql(sqlx::AssertSqlSafe(format!("REINDEX INDEX {index}"))).execute(&mut *held).await.unwrap();
+    sqlx::query(r#"SELECT orca.enqueue('{"container": {"image": "x"}}', 'other')"#)
+        .execute(&mut connection)
+        .await
+        .unwrap();
+    let other = async {
+        test.reconcile().await;
+        while test.app.queue_stats().await.unwrap().inbox > 1 {
+            tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+        }
+    };
+    tokio::time::timeout(SOON / 2, other).await.expect("it was read");
+    held.rollback().await.unwrap();
+    sqlx::query("UPDATE orca.namespaces SET max_open = 2 WHERE name = 'default'")
+        .execute(&mut connection)
+        .await
+        .unwrap();
+    assert_eq!(taken(&test, TaskId(large)).await.summary.state, State::Ready);
+    test.stop().await;
+}

@@ -9,7 +9,7 @@ use orca_proto::task::{Outcome, State};
 use orca_proto::token::Access;
 use serde_json::json;
 
-use super::support::{LEASE, TestApp, kind, lease, principal, registration, task};
+use super::support::{LEASE, SOON, TestApp, kind, lease, principal, registration, task};
 
 #[tokio::test]
 async fn a_new_instance_ends_the_old_ones_leases_at_once_and_the_old_one_must_stop() {
@@ -127,4 +127,52 @@ async fn coordinators_that_start_together_on_an_empty_database_all_come_up() {
         tracker.close();
         tracker.wait().await;
     }
+}
+
+#[tokio::test]
+async fn a_notice_that_a_node_drains_ends_its_held_claims_only_if_it_does() {
+    let test = TestApp::start().await;
+    let node = test.worker("w").await;
+    let mut connection = test.connection().await;
+    let listening = async {
+        let listeners = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND query LIKE 'LISTEN%'";
+        while sqlx::query_scalar::<_, i64>(listeners).fetch_one(&mut connection).await.unwrap() == 0 {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    tokio::time::timeout(SOON, listening).await.unwrap();
+    let replica = test.replica().await;
+    let held = async {
+        while test.app.waiting_claims() == 0 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    let forged = async {
+        held.await;
+        let forged = json!({"from": uuid::Uuid::nil(), "drains": [node.id]}).to_string();
+        for notice in [forged.as_str(), "no notice"] {
+            sqlx::query("SELECT pg_notify('orca', $1)").bind(notice).execute(&mut connection).await.unwrap();
+        }
+        // This one is told after those.
+        replica.task_enqueue(&test.operator(), task("a"), None).await.unwrap()
+    };
+    let (grants, _) = tokio::join!(node.claim_for(1, SOON), forged);
+    assert_eq!(grants.len(), 1, "the claim was answered with nothing");
+    let drains = async {
+        while test.app.waiting_claims() == 0 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        let renew = RenewRequest {
+            instance: node.instance,
+            leases: vec![],
+            cancelling: vec![],
+            wait: Default::default(),
+            draining: true,
+        };
+        replica.node_renew(&node.who, node.id, renew).await.unwrap()
+    };
+    let claimed =
+        tokio::time::timeout(SOON, async { tokio::join!(node.claim_for(1, SOON * 3), drains) }).await;
+    assert!(claimed.expect("the claim was not answered").0.is_empty());
+    test.stop().await;
 }

@@ -14,7 +14,7 @@ use orca_proto::task::State;
 use orca_proto::token::Access;
 use serde_json::json;
 
-use super::support::{TestApp, goal, kind, lease, principal, task};
+use super::support::{SOON, TestApp, goal, kind, lease, principal, task};
 
 impl TestApp {
     async fn allow(&self, quota: Quota) -> Namespace {
@@ -151,5 +151,39 @@ async fn what_is_refused_for_the_number_of_queues_leaves_no_queue_behind() {
     assert_eq!(kind(test.try_enqueue(missing).await), Kind::PlanInvalid);
     let names = test.app.queue_list(&who).await.unwrap().items.into_iter().map(|queue| queue.name);
     assert_eq!(names.collect::<Vec<_>>(), ["a", "b"]);
+    test.stop().await;
+}
+
+#[tokio::test]
+async fn what_is_refused_after_it_came_by_sql_makes_no_queue_that_its_namespace_may_not_have() {
+    let test = TestApp::start().await;
+    test.allow(queues(1)).await;
+    test.enqueue(NewTask { queue: "a".into(), ..task("t") }).await;
+    let mut connection = test.connection().await;
+    let ids: Vec<uuid::Uuid> = sqlx::query_scalar(
+        r#"SELECT orca.enqueue(jsonb_build_object('container', '{"image": "x"}'::jsonb, 'queue', 'more' || n, 'group', 'g' || n))
+           FROM generate_series(1, 3) AS n ORDER BY n"#,
+    )
+    .fetch_all(&mut connection)
+    .await
+    .unwrap();
+    let all = async {
+        test.reconcile().await;
+        while test.app.queue_stats().await.unwrap().inbox > 0 {
+            tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+        }
+    };
+    tokio::time::timeout(SOON, all).await.unwrap();
+    for (place, id) in ids.into_iter().enumerate() {
+        let refused = test.task(TaskId(id)).await;
+        assert_eq!((refused.summary.state, refused.summary.queue.as_str()), (State::Failed, "default"));
+        assert_eq!(refused.spec.queue, format!("more{}", place + 1));
+        assert!(refused.summary.reason.unwrap().contains("may have 1 queues"));
+    }
+    let lanes: Vec<String> = sqlx::query_scalar("SELECT queue || ' ' || grp FROM orca.lanes ORDER BY 1")
+        .fetch_all(&mut connection)
+        .await
+        .unwrap();
+    assert_eq!(lanes, ["a ", "default "]);
     test.stop().await;
 }

@@ -470,3 +470,29 @@ async fn a_schedule_for_which_the_database_always_lacks_something_holds_up_no_ot
     assert_eq!(test.tasks().await.len(), 2);
     test.stop().await;
 }
+
+#[tokio::test]
+async fn what_one_namespaces_schedules_have_much_of_is_late_for_it_alone() {
+    let test = TestApp::start().await;
+    let (spec, _) = daily(Overlap::Skip);
+    for n in 0..60 {
+        test.set(&format!("s{n}"), &spec).await;
+    }
+    let other = principal("other", "eve", Access::Operator);
+    test.app.schedule_put(&other, "only", spec).await.unwrap();
+    test.execute(
+        "UPDATE orca.schedules SET next_at = next_at - interval '1 minute' WHERE namespace = 'default'",
+    )
+    .await;
+    test.pass(2 * HOUR).await;
+    let (all, before): (i64, i64) = sqlx::query_as(
+        "SELECT count(*), count(*) FILTER (WHERE t.xmin::text::bigint < o.xmin::text::bigint)
+         FROM orca.tasks t JOIN orca.tasks o ON o.namespace = 'other' WHERE t.namespace = 'default'",
+    )
+    .fetch_one(&mut test.connection().await)
+    .await
+    .unwrap();
+    assert_eq!(all, 60);
+    assert!(before <= 20, "{before} of another namespace's 60 came first");
+    test.stop().await;
+}

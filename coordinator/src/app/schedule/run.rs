@@ -41,16 +41,24 @@ const AGAIN: Duration = Duration::from_secs(10);
 type Key = (String, Vec<u8>);
 
 impl App {
-    /// Looks at the schedule that has been due longest; answers whether there was one.
+    /// The namespaces of which a schedule is due, those first whose has been due longest.
+    ///
+    /// # Errors
+    /// The database's.
+    pub(crate) async fn schedules_due(&self) -> Result<Vec<String>, Error> {
+        Ok(schedule::due(&mut *self.0.pool.acquire().await?).await?)
+    }
+
+    /// Looks at the schedule of a namespace that has been due longest; answers whether there was one.
     ///
     /// # Errors
     /// The database's, where it is away. A run that is refused, or for which it lacks something, is tried again a while later, so
     /// that no schedule holds up the others, and given up once it is too old.
-    pub(crate) async fn schedule_turn(&self) -> Result<bool, Error> {
-        let app = self.clone();
+    pub(crate) async fn schedule_turn(&self, namespace: &str) -> Result<bool, Error> {
+        let (app, namespace) = (self.clone(), namespace.to_owned());
         self.spawned(async move {
             transaction!(app, |tx, effects| {
-                let Some(stored) = schedule::take_due(tx).await? else { return Ok(false) };
+                let Some(stored) = schedule::take_due(tx, &namespace).await? else { return Ok(false) };
                 // What a refused run has already written must go, the lock and what is noted of it must not.
                 let mut attempt = tx.begin().await?;
                 let mut told = Effects::default();
