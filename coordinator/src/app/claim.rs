@@ -14,7 +14,7 @@ use serde_json::value::RawValue;
 use tokio::time::Instant;
 
 use super::check::Check;
-use super::lines::millicpus;
+use super::lane::millicpus;
 use super::node::{check_owner, role_of};
 use super::transaction::statement;
 use super::waiting::{Waiter, Wanting};

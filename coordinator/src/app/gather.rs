@@ -12,8 +12,7 @@ use orca_proto::spec::{NewTask, OnChildFailure, OnDependencyFailure, Role};
 use orca_proto::task::State;
 use tokio::sync::{Semaphore, oneshot};
 
-use super::graph::same_lane;
-use super::lines::lane_of;
+use super::lane::{lane_of, stands_in};
 use super::transaction::statement;
 use super::waiting::Wanting;
 use super::{App, Error, Principal};
@@ -21,6 +20,7 @@ use crate::db::Time;
 use crate::db::apply::Effects;
 use crate::db::insert::{self, Prepared};
 use crate::db::queue::{self, Plain};
+use crate::dispatch::LaneKey;
 
 /// Transactions at a time, each with a connection: while one waits for the disk, others write.
 const WRITERS: usize = 3;
@@ -90,16 +90,17 @@ impl App {
         let namespace = &who.namespace;
         let prepare = || -> Result<(Plain, Vec<TaskId>), Error> {
             let mut plain = Plain::default();
-            let mut last: Option<(NewTask, i32)> = None;
+            let mut last: Option<(LaneKey, i32)> = None;
             let mut ids = Vec::with_capacity(tasks.len());
             for spec in tasks {
                 let lane = match &last {
-                    Some((before, lane)) if same_lane(before, &spec) => *lane,
+                    Some((key, lane)) if stands_in(&spec, key) => *lane,
                     _ => {
-                        let known = self.0.lines.number(&lane_of(namespace, &spec));
-                        let lane =
-                            known.ok_or(Error::Unavailable("the lanes changed meanwhile; try again"))?;
-                        last = Some((lane_only(&spec), lane));
+                        let key = lane_of(namespace, &spec);
+                        let known = self.0.lines.number(&key);
+                        let lane = known
+                            .ok_or_else(|| Error::Unavailable("the lanes changed meanwhile; try again"))?;
+                        last = Some((key, lane));
                         lane
                     }
                 };
@@ -132,20 +133,6 @@ impl App {
         })
         .await
         .map(|at| (ids, at))
-    }
-}
-
-/// What of a task decides its lane.
-fn lane_only(task: &NewTask) -> NewTask {
-    NewTask {
-        role: task.role,
-        queue: task.queue.clone(),
-        group: task.group.clone(),
-        priority: task.priority,
-        resources: task.resources.clone(),
-        requires: task.requires.clone(),
-        prefers: task.prefers.clone(),
-        ..NewTask::new(String::new())
     }
 }
 

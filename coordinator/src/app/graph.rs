@@ -13,7 +13,8 @@ use sqlx::PgConnection;
 use uuid::Uuid;
 
 use super::Error;
-use super::lines::{Lines, lane_of};
+use super::lane::{lane_of, same_lane};
+use super::lines::Lines;
 use super::{quota, unique};
 use crate::db::dependency::Target;
 use crate::db::insert::Prepared;
@@ -237,18 +238,6 @@ pub(crate) async fn make_lanes(
     let queues: Vec<String> = keys.iter().map(|key| key.flow.queue().to_owned()).collect();
     quota::check(connection, namespace, 0, &queues).await?;
     Ok(lane::resolve(connection, keys).await?)
-}
-
-/// Whether two tasks of a namespace stand in one lane.
-pub(crate) fn same_lane(one: &NewTask, other: &NewTask) -> bool {
-    one.role == other.role
-        && one.queue == other.queue
-        && one.group == other.group
-        && one.priority == other.priority
-        && one.resources.cpus.to_bits() == other.resources.cpus.to_bits()
-        && one.resources.memory == other.resources.memory
-        && one.requires == other.requires
-        && one.prefers == other.prefers
 }
 
 /// Where and when a task is enqueued.

@@ -5,14 +5,14 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use orca_proto::spec::{NewTask, Role};
+use orca_proto::spec::Role;
 use tokio::time::Instant;
 
 use super::waiting::Wanting;
 use crate::db::lane::Waiting;
 use crate::db::queue::Left;
 use crate::db::rules::Rules;
-use crate::dispatch::{Capacity, Fairness, Fleet, Flow, LaneKey, Line};
+use crate::dispatch::{Fairness, Fleet, LaneKey, Line};
 
 /// How long settings and fleets are taken for true.
 const FRESH: Duration = Duration::from_secs(1);
@@ -279,32 +279,12 @@ impl State {
     }
 }
 
-/// The lane that a task stands in.
-pub(crate) fn lane_of(namespace: &str, task: &NewTask) -> LaneKey {
-    LaneKey {
-        namespace: namespace.to_owned(),
-        role: task.role,
-        flow: Flow::new(task.queue.clone(), task.group.clone()),
-        priority: task.priority,
-        needs: Capacity { millicpus: millicpus(task.resources.cpus), memory: task.resources.memory.0 },
-        requires: task.requires.clone(),
-        prefers: task.prefers.clone(),
-    }
-}
-
-/// Cores in thousandths, rounded up: what is granted must fit.
-#[expect(
-    clippy::cast_possible_truncation,
-    clippy::cast_sign_loss,
-    reason = "checked to be positive and far below the bound; the cast saturates"
-)]
-pub(crate) fn millicpus(cpus: f64) -> u64 {
-    (cpus.max(0.0) * 1_000.0).ceil() as u64
-}
-
 #[cfg(test)]
 mod tests {
+    use orca_proto::spec::NewTask;
+
     use super::*;
+    use crate::app::lane::lane_of;
     use crate::db::Time;
 
     #[test]

@@ -37,6 +37,7 @@ mod gate;
 mod gather;
 mod graph;
 mod inbox;
+pub(crate) mod lane;
 pub(crate) mod lines;
 mod listen;
 mod log;

@@ -8,7 +8,7 @@ use orca_proto::task::{State, Step};
 use orca_proto::why::{Condition, Why};
 use sqlx::PgConnection;
 
-use super::lines::lane_of;
+use super::lane::lane_of;
 use super::{App, Error, Principal};
 use crate::db::apply::role_word;
 use crate::db::rules::{self, Rules};

@@ -7,7 +7,7 @@ use orca_proto::node::{Node, NodeState, Registration};
 use sqlx::PgConnection;
 use uuid::Uuid;
 
-use crate::app::lines::millicpus;
+use crate::app::lane::millicpus;
 use crate::dispatch::{Asker, Capacity, Labels};
 
 use super::{Time, as_word, from_json, millis, to_json, word};

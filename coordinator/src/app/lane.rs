@@ -1,0 +1,123 @@
+//! Which lane a task stands in: the one place that says what of a task decides who may take it.
+
+use std::collections::BTreeMap;
+
+use orca_proto::spec::{NewTask, Role};
+
+use crate::dispatch::{Capacity, Flow, LaneKey};
+
+/// What of a task decides its lane.
+#[derive(PartialEq)]
+struct Deciding<'a> {
+    role: Role,
+    queue: &'a str,
+    group: Option<&'a str>,
+    priority: i16,
+    needs: Capacity,
+    requires: &'a BTreeMap<String, String>,
+    prefers: &'a BTreeMap<String, String>,
+}
+
+impl<'a> Deciding<'a> {
+    fn of(task: &'a NewTask) -> Self {
+        // Every field by name: one that is added has to be thought of here.
+        let NewTask {
+            role,
+            queue,
+            group,
+            priority,
+            resources,
+            requires,
+            prefers,
+            key: _,
+            name: _,
+            run_at: _,
+            delay: _,
+            deadline: _,
+            container: _,
+            input: _,
+            artifacts: _,
+            network: _,
+            retry: _,
+            timeouts: _,
+            depends_on: _,
+            on_dependency_failure: _,
+            on_child_failure: _,
+            unique: _,
+            approval: _,
+            wait_for: _,
+            labels: _,
+            annotations: _,
+        } = task;
+        Self {
+            role: *role,
+            queue,
+            group: group.as_deref(),
+            priority: *priority,
+            needs: Capacity { millicpus: millicpus(resources.cpus), memory: resources.memory.0 },
+            requires,
+            prefers,
+        }
+    }
+}
+
+/// The lane that a task stands in.
+pub(crate) fn lane_of(namespace: &str, task: &NewTask) -> LaneKey {
+    let Deciding { role, queue, group, priority, needs, requires, prefers } = Deciding::of(task);
+    LaneKey {
+        namespace: namespace.to_owned(),
+        role,
+        flow: Flow::new(queue.to_owned(), group.map(ToOwned::to_owned)),
+        priority,
+        needs,
+        requires: requires.clone(),
+        prefers: prefers.clone(),
+    }
+}
+
+/// Whether two tasks of a namespace stand in one lane.
+pub(crate) fn same_lane(one: &NewTask, other: &NewTask) -> bool {
+    Deciding::of(one) == Deciding::of(other)
+}
+
+/// Whether a task of the lane's namespace stands in it.
+pub(crate) fn stands_in(task: &NewTask, lane: &LaneKey) -> bool {
+    let LaneKey { namespace: _, role, flow, priority, needs, requires, prefers } = lane;
+    let (role, priority, needs) = (*role, *priority, *needs);
+    Deciding::of(task)
+        == Deciding { role, queue: flow.queue(), group: flow.group(), priority, needs, requires, prefers }
+}
+
+/// Cores in thousandths, rounded up: what is granted must fit.
+#[expect(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "checked to be positive and far below the bound; the cast saturates"
+)]
+pub(crate) fn millicpus(cpus: f64) -> u64 {
+    (cpus.max(0.0) * 1_000.0).ceil() as u64
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_task_stands_in_its_own_lane_and_in_no_other() {
+        let plain = NewTask::new("image");
+        let others = [
+            NewTask { queue: "b".into(), ..plain.clone() },
+            NewTask { group: Some("g".into()), ..plain.clone() },
+            NewTask { priority: 1, ..plain.clone() },
+            NewTask { role: Role::Plan, ..plain.clone() },
+            NewTask { requires: [("a".into(), "b".into())].into(), ..plain.clone() },
+            NewTask { prefers: [("a".into(), "b".into())].into(), ..plain.clone() },
+        ];
+        let lane = lane_of("n", &plain);
+        assert!(stands_in(&plain, &lane) && same_lane(&plain, &plain));
+        for other in others {
+            assert!(!stands_in(&other, &lane) && !same_lane(&plain, &other));
+            assert!(stands_in(&other, &lane_of("n", &other)));
+        }
+    }
+}
