@@ -291,6 +291,10 @@ CREATE TABLE orca.unsettled (
     seq  bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
     task uuid NOT NULL,
     kind text NOT NULL,
+    -- What hangs on it is settled up to here, where it is more than one turn takes.
+    after      uuid,
+    -- Set where it could not be settled, so that it does not keep the others from being.
+    not_before timestamptz,
     CONSTRAINT unsettled_kind_check CHECK (kind IN ('ended', 'cancel_children'))
 ) WITH (autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 2000);
 

@@ -80,6 +80,24 @@ struct Row {
 
 /// Locks and reads these tasks, in the order of their ids; ids that do not exist are passed over.
 pub(crate) async fn lock(connection: &mut PgConnection, ids: &[TaskId]) -> sqlx::Result<Vec<Locked>> {
+    lock_where(connection, None, ids).await
+}
+
+/// The same for ids that a caller named: those of other namespaces are passed over and never touched, so that nobody can
+/// hold up, or be held up by, what is behind the wall.
+pub(crate) async fn lock_named(
+    connection: &mut PgConnection,
+    namespace: &str,
+    ids: &[TaskId],
+) -> sqlx::Result<Vec<Locked>> {
+    lock_where(connection, Some(namespace), ids).await
+}
+
+async fn lock_where(
+    connection: &mut PgConnection,
+    namespace: Option<&str>,
+    ids: &[TaskId],
+) -> sqlx::Result<Vec<Locked>> {
     if ids.is_empty() {
         return Ok(Vec::new());
     }
@@ -95,14 +113,15 @@ pub(crate) async fn lock(connection: &mut PgConnection, ids: &[TaskId]) -> sqlx:
                       t.on_dependency_failure, t.on_child_failure, t.retry, t.schedule_to_start_ms,
                       t.unique_key IS NOT NULL AS "unique", t.run_at, t.deadline
                FROM orca.tasks t JOIN orca.lanes l ON l.id = t.lane
-               WHERE t.id = ANY($1) ORDER BY t.id FOR UPDATE OF t)
+               WHERE t.id = ANY($1) AND ($2::text IS NULL OR t.namespace = $2) ORDER BY t.id FOR UPDATE OF t)
            SELECT id, namespace, lane, role, parent, depth, name, fence, rounds, finish, state, step, attempt,
                   attempts_used, max_attempts, runtime_errors, open_dependencies, open_gates, open_children,
                   child_failure, cancel_requested, on_dependency_failure, on_child_failure, retry, schedule_to_start_ms,
                   "unique" AS "unique!", deadline IS NOT NULL AS "limited!",
                   coalesce(run_at > orca.now(), false) AS "early!", coalesce(deadline <= orca.now(), false) AS "overdue!"
            FROM locked"#,
-        &ids
+        &ids,
+        namespace
     )
     .fetch_all(&mut *connection)
     .await?;
@@ -178,7 +197,26 @@ pub(crate) async fn lock_one(
     namespace: &str,
     id: TaskId,
 ) -> sqlx::Result<Option<Locked>> {
-    Ok(lock(connection, &[id]).await?.pop().filter(|task| task.namespace == namespace))
+    Ok(lock_named(connection, namespace, &[id]).await?.pop())
+}
+
+/// The first `most` open tasks directly under this one after `after`, in the order of their ids.
+pub(crate) async fn open_children(
+    connection: &mut PgConnection,
+    parent: TaskId,
+    after: TaskId,
+    most: usize,
+) -> sqlx::Result<Vec<TaskId>> {
+    let ids = sqlx::query_scalar!(
+        r#"SELECT id FROM orca.tasks WHERE parent = $1 AND id > $2
+           AND state IN ('blocked', 'scheduled', 'queued', 'waiting') ORDER BY id LIMIT $3"#,
+        parent.0,
+        after.0,
+        i64::try_from(most).unwrap_or(i64::MAX)
+    )
+    .fetch_all(connection)
+    .await?;
+    Ok(ids.into_iter().map(TaskId).collect())
 }
 
 /// Locks and reads the open tasks directly under these, in the order of their ids.
