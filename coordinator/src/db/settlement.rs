@@ -160,6 +160,15 @@ pub(crate) async fn edges(
     Ok(rows.into_iter().map(|row| (TaskId(row.task), TaskId(row.needs))).collect())
 }
 
+/// Which of these are blocked.
+pub(crate) async fn blocked(connection: &mut PgConnection, ids: &[TaskId]) -> sqlx::Result<Vec<TaskId>> {
+    let ids: Vec<Uuid> = ids.iter().map(|id| id.0).collect();
+    let ids = sqlx::query_scalar!("SELECT id FROM orca.tasks WHERE id = ANY($1) AND state = 'blocked'", &ids)
+        .fetch_all(connection)
+        .await?;
+    Ok(ids.into_iter().map(TaskId).collect())
+}
+
 /// The first `fan` blocked tasks that wait for each of these: for each, which of them.
 pub(crate) async fn dependents(
     connection: &mut PgConnection,

@@ -46,8 +46,9 @@ pub(crate) async fn run(app: &App) -> Result<(), Error> {
     let mut most = BATCH;
     while !app.0.shutdown.is_cancelled() {
         match turn(app, most).await {
-            Ok(true) => most = most.saturating_mul(2).min(BATCH),
-            Ok(false) => return Ok(()),
+            // Where a few were enough for a turn, the next is not tried with many.
+            Ok(Some(settled)) => most = settled.saturating_mul(2).clamp(2, BATCH),
+            Ok(None) => return Ok(()),
             Err(error) if error.is_away() => return Err(error),
             Err(_) if most > 1 => most = 1,
             Err(error) => set_aside(app, &error).await?,
@@ -102,8 +103,8 @@ pub(crate) async fn repair(app: &App) -> Result<(), Error> {
         .await
 }
 
-/// Settles at most `most` notes; answers whether there were any.
-async fn turn(app: &App, most: i64) -> Result<bool, Error> {
+/// Settles at most `most` notes; answers how many, or nothing where there were none.
+async fn turn(app: &App, most: i64) -> Result<Option<i64>, Error> {
     let _turn = app.settlement_turn().await?;
     let app = app.clone();
     app.clone()
@@ -113,16 +114,15 @@ async fn turn(app: &App, most: i64) -> Result<bool, Error> {
                 session::wait_briefly(tx).await?;
                 let batch = settlement::take(tx, most).await?;
                 if batch.seqs.is_empty() {
-                    return Ok(false);
+                    return Ok(None);
                 }
-                settle(tx, batch, effects).await?;
-                Ok(true)
+                settle(tx, batch, effects).await.map(Some)
             })
         })
         .await
 }
 
-async fn settle(connection: &mut PgConnection, mut batch: Batch, effects: &mut Effects) -> Result<(), Error> {
+async fn settle(connection: &mut PgConnection, mut batch: Batch, effects: &mut Effects) -> Result<i64, Error> {
     let (edges, rest) = edges(connection, &mut batch).await?;
     dependents(connection, &batch.ended, edges, effects).await?;
     // Its parent hears of it when all who wait for it have.
@@ -130,7 +130,8 @@ async fn settle(connection: &mut PgConnection, mut batch: Batch, effects: &mut E
     let released = parents(connection, told, effects).await?;
     release(connection, &released, effects).await?;
     cancel_children(connection, &mut batch, effects).await?;
-    Ok(settlement::done(connection, &batch.seqs).await?)
+    settlement::done(connection, &batch.seqs).await?;
+    Ok(i64::try_from(batch.seqs.len()).unwrap_or(BATCH))
 }
 
 /// The edges to who waits for what ended. Where they are too many for one turn, the batch is cut; and where one task alone
@@ -207,7 +208,8 @@ async fn dependents(
         .collect();
     let doomed = doomed(connection, &failed).await?;
     let ids: BTreeSet<TaskId> = waiting.keys().chain(doomed.keys()).copied().collect();
-    let ids: Vec<TaskId> = ids.into_iter().collect();
+    // In a dense graph most have been skipped by now, and nobody comes to be blocked again.
+    let ids = settlement::blocked(connection, &ids.into_iter().collect::<Vec<_>>()).await?;
     let mut changes = Vec::new();
     for task in snapshot::lock(connection, &ids).await? {
         let needs = waiting.get(&task.id).map_or(&[][..], Vec::as_slice);
