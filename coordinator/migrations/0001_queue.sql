@@ -235,6 +235,8 @@ CREATE TABLE orca.signals (
     payload text NOT NULL,
     sent_at timestamptz NOT NULL DEFAULT orca.now(),
     sent_by text NOT NULL,
+    -- Whether the task waited for it before it ran, or an attempt has asked for it.
+    read    boolean NOT NULL DEFAULT false,
     PRIMARY KEY (task, name)
 );
 

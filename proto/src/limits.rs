@@ -68,6 +68,8 @@ pub const SENTENCE: usize = 1_024;
 pub const UNIQUE_KEY: usize = 256;
 /// Signals that one task waits for.
 pub const SIGNALS: usize = 8;
+/// Signals that are kept for one task and were not read yet.
+pub const UNREAD_SIGNALS: usize = 64;
 /// A signal's payload, as JSON text.
 pub const SIGNAL: usize = 64 << 10;
 /// Exit codes in one list of a retry policy.

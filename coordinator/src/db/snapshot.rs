@@ -3,7 +3,7 @@
 //! A task's own row is locked first. Where it says `queued`, a grant may hold the task: then the grant is locked, so that
 //! nobody settles it; and where none does, the head of the lane is, so that nobody makes one. Heads are locked before grants.
 
-use std::collections::{BTreeSet, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 
 use orca_proto::ids::{FencingToken, TaskId};
 use orca_proto::node::LeaseRef;
@@ -137,6 +137,49 @@ async fn lock_where(
             locked(row, held, done, started)
         })
         .collect()
+}
+
+/// Those of some tasks that nobody holds a lock of, and the others that there are.
+pub(crate) struct Free {
+    pub(crate) locked: Vec<Locked>,
+    pub(crate) busy: HashSet<TaskId>,
+}
+
+/// Locks and reads those of these tasks for which nothing has to be waited for: neither for the task, nor for the grant that
+/// holds it or the head of its lane.
+pub(crate) async fn lock_free(connection: &mut PgConnection, ids: &[TaskId]) -> sqlx::Result<Free> {
+    let ids: Vec<Uuid> = ids.iter().map(|id| id.0).collect();
+    let rows = sqlx::query!(
+        "SELECT id, lane, state FROM orca.tasks WHERE id = ANY($1) ORDER BY id FOR UPDATE SKIP LOCKED",
+        &ids
+    )
+    .fetch_all(&mut *connection)
+    .await?;
+    let queued: HashMap<Uuid, i32> =
+        rows.iter().filter(|row| row.state == "queued").map(|row| (row.id, row.lane)).collect();
+    let lanes_of = |of: &[Uuid]| -> Vec<i32> {
+        of.iter().filter_map(|id| queued.get(id)).copied().collect::<BTreeSet<i32>>().into_iter().collect()
+    };
+    let in_queue: Vec<Uuid> = queued.keys().copied().collect();
+    let mut holding = lease::tokens_of(connection, &lanes_of(&in_queue), &in_queue).await?;
+    let elsewhere: Vec<Uuid> = in_queue.iter().filter(|id| !holding.contains_key(id)).copied().collect();
+    let lanes = lanes_of(&elsewhere);
+    let heads = lease::lock_free_heads(connection, &lanes).await?;
+    holding.extend(lease::tokens_of(connection, &lanes, &elsewhere).await?);
+    let tokens: BTreeSet<i64> = holding.values().copied().collect();
+    let grants = lease::lock_free_grants(connection, &tokens.into_iter().collect::<Vec<_>>()).await?;
+    let elsewhere: HashSet<Uuid> = elsewhere.into_iter().collect();
+    let is_free = |id: &Uuid| {
+        holding.get(id).is_none_or(|token| grants.contains(token))
+            && (!elsewhere.contains(id) || queued.get(id).is_none_or(|lane| heads.contains(lane)))
+    };
+    let free: Vec<TaskId> = rows.iter().map(|row| row.id).filter(is_free).map(TaskId).collect();
+    let there = sqlx::query_scalar!("SELECT id FROM orca.tasks WHERE id = ANY($1)", &ids)
+        .fetch_all(&mut *connection)
+        .await?;
+    let mut busy: HashSet<TaskId> = there.into_iter().map(TaskId).collect();
+    busy.retain(|id| free.binary_search(id).is_err());
+    Ok(Free { locked: lock(connection, &free).await?, busy })
 }
 
 /// Where queued tasks are: with a node, or done; else in line.
