@@ -89,7 +89,10 @@ pub(crate) async fn ping(connection: &mut PgConnection) -> sqlx::Result<()> {
 
 /// From now on the transaction waits for a lock no longer than two seconds: others wait for what it holds.
 pub(crate) async fn wait_briefly(connection: &mut PgConnection) -> sqlx::Result<()> {
-    sqlx::query!("SELECT set_config('lock_timeout', '2s', true) AS done").fetch_one(connection).await.map(drop)
+    sqlx::query!("SELECT set_config('lock_timeout', '2s', true) AS done")
+        .fetch_one(connection)
+        .await
+        .map(drop)
 }
 
 /// The time that decides.

@@ -144,8 +144,7 @@ pub(crate) async fn edges(
     ended: &[Ended],
     most: i64,
 ) -> sqlx::Result<Vec<(TaskId, TaskId)>> {
-    let (ids, afters): (Vec<Uuid>, Vec<Uuid>) =
-        ended.iter().map(|ended| (ended.id.0, ended.after.0)).unzip();
+    let (ids, afters): (Vec<Uuid>, Vec<Uuid>) = ended.iter().map(|ended| (ended.id.0, ended.after.0)).unzip();
     let rows = sqlx::query!(
         r#"SELECT d.task AS "task!", u.id AS "needs!" FROM unnest($1::uuid[], $2::uuid[]) AS u(id, after),
                LATERAL (SELECT d.task FROM orca.dependencies d WHERE d.needs = u.id AND d.open AND d.task > u.after

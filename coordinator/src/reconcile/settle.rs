@@ -122,7 +122,11 @@ async fn turn(app: &App, most: i64) -> Result<Option<i64>, Error> {
         .await
 }
 
-async fn settle(connection: &mut PgConnection, mut batch: Batch, effects: &mut Effects) -> Result<i64, Error> {
+async fn settle(
+    connection: &mut PgConnection,
+    mut batch: Batch,
+    effects: &mut Effects,
+) -> Result<i64, Error> {
     let (edges, rest) = edges(connection, &mut batch).await?;
     dependents(connection, &batch.ended, edges, effects).await?;
     // Its parent hears of it when all who wait for it have.

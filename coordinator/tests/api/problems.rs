@@ -145,13 +145,15 @@ async fn large_bodies_that_one_caller_sends_slowly_hold_up_no_other_caller() {
     let slow: Vec<_> = (0..5)
         .map(|_| {
             let begun = begun.clone();
-            let pieces = futures_util::stream::iter((0..6).map(|_| Ok::<_, std::io::Error>(vec![b' '; 1 << 20])));
+            let pieces =
+                futures_util::stream::iter((0..6).map(|_| Ok::<_, std::io::Error>(vec![b' '; 1 << 20])));
             let stalled = futures_util::stream::poll_fn(move |_| {
                 let _ = begun.send(());
                 std::task::Poll::<Option<Result<Vec<u8>, std::io::Error>>>::Pending
             });
             let body = Body::wrap_stream(futures_util::StreamExt::chain(pieces, stalled));
-            let request = server.operator(Method::POST, "/v1/batches").header("content-type", "application/json");
+            let request =
+                server.operator(Method::POST, "/v1/batches").header("content-type", "application/json");
             tokio::spawn(request.body(body).send())
         })
         .collect();

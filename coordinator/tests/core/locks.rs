@@ -412,7 +412,10 @@ async fn nobody_waits_for_a_task_of_another_namespace() {
     assert_eq!(enqueued.problem().errors[0].pointer, "/depends_on/1");
     let keyed = NewTask { unique: Some(Unique { key: "k".into(), r#while: Default::default() }), ..spec };
     let enqueued = tokio::time::timeout(soon, test.app.task_enqueue(&stranger, keyed, None)).await;
-    assert_eq!(enqueued.expect("the keyed enqueue waits").unwrap_err().problem().errors[0].pointer, "/depends_on/1");
+    assert_eq!(
+        enqueued.expect("the keyed enqueue waits").unwrap_err().problem().errors[0].pointer,
+        "/depends_on/1"
+    );
     other.does("COMMIT").await;
 }
 
@@ -427,7 +430,13 @@ async fn a_lease_or_timer_whose_task_somebody_holds_keeps_no_other_from_its_end(
     let ids = [together[0], together[1], test.enqueue(task("c")).await];
     let node = test.worker("w").await;
     // The first two are of one grant, which is held as well.
-    let request = ClaimRequest { instance: node.instance, slots: 2, wait: Duration::ZERO.into(), queues: vec!["default".into()], free: None };
+    let request = ClaimRequest {
+        instance: node.instance,
+        slots: 2,
+        wait: Duration::ZERO.into(),
+        queues: vec!["default".into()],
+        free: None,
+    };
     assert_eq!(test.app.node_claim(&node.who, node.id, request.clone()).await.unwrap().grants.len(), 2);
     assert_eq!(test.app.node_claim(&node.who, node.id, request).await.unwrap().grants.len(), 1);
     let (mut one, mut two) = (Other::of(&test).await, Other::of(&test).await);

@@ -108,9 +108,10 @@ async fn more_dependents_than_a_turn_takes_are_let_go_in_several_and_each_counts
 async fn a_dense_graph_is_skipped_whole_by_turns_that_are_each_short() {
     let test = TestApp::start().await;
     let names: Vec<String> = (0..600).map(|n| format!("t{n}")).collect();
-    let tasks = names.iter().enumerate().map(|(n, name)| {
-        after(name, &names[..n].iter().map(String::as_str).collect::<Vec<_>>())
-    });
+    let tasks = names
+        .iter()
+        .enumerate()
+        .map(|(n, name)| after(name, &names[..n].iter().map(String::as_str).collect::<Vec<_>>()));
     let batch = Batch { tasks: tasks.collect() };
     let ids = test.app.batch_enqueue(&test.operator(), batch, None).await.unwrap().ids;
     let begun = Instant::now();
@@ -159,12 +160,8 @@ async fn an_end_that_cannot_be_settled_is_set_aside_and_the_others_are_settled()
     let firsts = test.app.batch_enqueue(&test.operator(), Batch { tasks }, None).await.unwrap().ids;
     let needs = firsts.iter().map(ToString::to_string).collect::<Vec<_>>();
     let tasks = ["x", "poisoned", "z"].iter().zip(&needs).map(|(name, need)| after(name, &[need]));
-    let ids = test
-        .app
-        .batch_enqueue(&test.operator(), Batch { tasks: tasks.collect() }, None)
-        .await
-        .unwrap()
-        .ids;
+    let ids =
+        test.app.batch_enqueue(&test.operator(), Batch { tasks: tasks.collect() }, None).await.unwrap().ids;
     let mut settling = connection.begin().await.unwrap();
     sqlx::query(LOCK).execute(&mut *settling).await.unwrap();
     let node = test.worker("w").await;

@@ -41,12 +41,7 @@ pub(super) struct Whole {
 }
 
 /// The whole body, if it has at most `limit` bytes.
-pub(super) async fn read(
-    parts: &Parts,
-    mut body: Body,
-    limit: usize,
-    api: &Api,
-) -> Result<Whole, Refusal> {
+pub(super) async fn read(parts: &Parts, mut body: Body, limit: usize, api: &Api) -> Result<Whole, Refusal> {
     let headers = &parts.headers;
     let declared = content_length(headers);
     if declared.is_some_and(|length| length > limit as u64) {
