@@ -235,6 +235,8 @@ CREATE TABLE orca.signals (
     payload text NOT NULL,
     sent_at timestamptz NOT NULL DEFAULT orca.now(),
     sent_by text NOT NULL,
+    -- Whether the task waited for it before it ran, or an attempt has asked for it.
+    read    boolean NOT NULL DEFAULT false,
     PRIMARY KEY (task, name)
 );
 
@@ -291,6 +293,10 @@ CREATE TABLE orca.unsettled (
     seq  bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
     task uuid NOT NULL,
     kind text NOT NULL,
+    -- What hangs on it is settled up to here, where it is more than one turn takes.
+    after      uuid,
+    -- Set where it could not be settled, so that it does not keep the others from being.
+    not_before timestamptz,
     CONSTRAINT unsettled_kind_check CHECK (kind IN ('ended', 'cancel_children'))
 ) WITH (autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 2000);
 

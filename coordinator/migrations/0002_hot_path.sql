@@ -21,6 +21,12 @@ BEGIN
         FROM (SELECT DISTINCT x.lane & 511 AS lock FROM unnest(p_lanes) AS x(lane) ORDER BY 1) AS u;
 END $$;
 
+-- Locks the heads of those of these lanes that nobody else has locked.
+CREATE FUNCTION orca.lock_free_heads(p_lanes integer[]) RETURNS SETOF integer
+    LANGUAGE sql AS $$
+    SELECT x.lane FROM unnest(p_lanes) AS x(lane) WHERE pg_try_advisory_xact_lock(7024421, x.lane & 511)
+$$;
+
 -- Puts tasks at the end of their lanes, in the order given.
 CREATE FUNCTION orca.line_up(p_lanes integer[], p_tasks uuid[], p_now timestamptz) RETURNS void
     LANGUAGE plpgsql SET plan_cache_mode = 'force_generic_plan' AS $$

@@ -126,6 +126,11 @@ impl Error {
         }
     }
 
+    /// Whether it waited too long for a lock that somebody else holds.
+    pub(crate) fn is_held(&self) -> bool {
+        matches!(self, Self::Database(sqlx::Error::Database(error)) if error.code().as_deref() == Some("55P03"))
+    }
+
     /// Whether nothing can be done now, whatever it is: the database is not reached, or this process is going down.
     pub(crate) fn is_away(&self) -> bool {
         match self {

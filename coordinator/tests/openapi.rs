@@ -113,7 +113,7 @@ fn these_are_the_routes_and_who_may_call_them() {
     lines.sort_by_key(|line| line.split_once(' ').map(|(_, path)| path.to_owned()));
     insta::assert_snapshot!(lines.join("\n"), @r"
     get /healthz: anybody
-    get /metrics: operator
+    get /metrics: admin
     get /openapi.json: anybody
     get /readyz: anybody
     get /v1/artifacts/{id}/content: operator, planner, worker

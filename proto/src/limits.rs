@@ -6,6 +6,8 @@ pub const PLAN_TASKS: usize = 100_000;
 pub const BATCH_TASKS: usize = 10_000;
 /// Dependencies of one task.
 pub const DEPENDENCIES: usize = 100_000;
+/// Dependencies of all tasks of one plan or batch together: a graph is settled by its edges.
+pub const EDGES: usize = 200_000;
 /// Body of a request that carries one task or less.
 pub const BODY: usize = 4 << 20;
 /// Body of a request that carries a plan or a batch of tasks.
@@ -66,6 +68,8 @@ pub const SENTENCE: usize = 1_024;
 pub const UNIQUE_KEY: usize = 256;
 /// Signals that one task waits for.
 pub const SIGNALS: usize = 8;
+/// Signals that are kept for one task and were not read yet.
+pub const UNREAD_SIGNALS: usize = 64;
 /// A signal's payload, as JSON text.
 pub const SIGNAL: usize = 64 << 10;
 /// Exit codes in one list of a retry policy.

@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use crate::ids::TaskId;
+use crate::limits;
 use crate::problem::{ENOUGH_ERRORS, FieldError};
 use crate::spec::NewTask;
 use crate::spec::check::{self, Pointer};
@@ -18,7 +19,7 @@ use crate::spec::check::{self, Pointer};
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(deny_unknown_fields)]
 pub struct Plan {
-    /// At most 100,000. None at all means that the goal's finish step runs at once.
+    /// At most 100,000, with at most 200,000 dependencies together. None at all means that the goal's finish step runs at once.
     pub tasks: Vec<NewTask>,
 }
 
@@ -27,7 +28,7 @@ pub struct Plan {
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(deny_unknown_fields)]
 pub struct Batch {
-    /// 1 to 10,000.
+    /// 1 to 10,000, with at most 200,000 dependencies together.
     pub tasks: Vec<NewTask>,
 }
 
@@ -58,7 +59,7 @@ pub struct Graph {
 }
 
 /// Checks a list of tasks whole: each task's fields, then that keys are unique, dependencies are known and not
-/// circular, and that there are at most `most` tasks.
+/// circular, and that there are at most `most` tasks and [`limits::EDGES`] dependencies.
 ///
 /// # Errors
 /// What is wrong (up to a thousand faults), each with a JSON pointer into `{"tasks": […]}`; a cycle is told by the keys on it.
@@ -70,7 +71,14 @@ pub fn validate(tasks: &[NewTask], most: usize) -> Result<Graph, Vec<FieldError>
     let mut errors = Vec::new();
     let mut positions: HashMap<&str, usize> = HashMap::new();
     let list = Pointer::Below("/tasks");
+    let mut edges = 0_usize;
     for (index, task) in tasks.iter().enumerate() {
+        edges = edges.saturating_add(task.depends_on.len());
+        if edges > limits::EDGES {
+            let detail = format!("is more than all tasks together may have: {} dependencies", limits::EDGES);
+            errors.push(FieldError::new(format!("/tasks/{index}/depends_on"), detail));
+            return Err(errors);
+        }
         check::task(task, list.index(index), &mut errors);
         if let Some(key) = task.key.as_deref()
             && positions.insert(key, index).is_some()
@@ -211,6 +219,18 @@ mod tests {
         let tasks = vec![NewTask::new(""); 11];
         let errors = validate(&tasks, 10).unwrap_err();
         assert_eq!(errors, [FieldError::new("/tasks", "has 11 tasks; the most is 10")]);
+    }
+
+    #[test]
+    fn a_graph_with_too_many_edges_is_refused_at_the_task_that_passes_the_limit() {
+        let mut wide = NewTask::new("debian");
+        wide.depends_on = vec!["a".to_owned(); limits::EDGES / 2];
+        let mut tasks = vec![task("a", &[]), wide.clone(), wide];
+        assert!(validate(&tasks, 10).is_ok());
+        tasks.push(task("b", &["a"]));
+        let errors = validate(&tasks, 10).unwrap_err();
+        assert_eq!(errors.len(), 1);
+        assert_eq!(errors[0].pointer, "/tasks/3/depends_on");
     }
 
     #[test]

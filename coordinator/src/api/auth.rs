@@ -118,7 +118,7 @@ fn authenticate(parts: &Parts, api: &Api) -> Result<Principal, Refusal> {
         }
     })?;
     if let Some(caller) = parts.extensions.get::<Caller>() {
-        caller.name(&claims.sub);
+        caller.name(&claims.ns, &claims.sub);
     }
     // Without the wall all tenants live in one place.
     let namespace = if without(Guard::NamespaceWall) { "everybody".to_owned() } else { claims.ns };

@@ -89,7 +89,7 @@ const ANSWERED: &[Kind] = &[
     Kind::Timeout,
 ];
 
-/// Operations that may meet a quota.
+/// Operations that may meet a quota, or a limit on how many one caller may hold.
 const COUNTED: &[&str] = &[
     "enqueue_task",
     "enqueue_batch",
@@ -102,6 +102,8 @@ const COUNTED: &[&str] = &[
     "pause_queue",
     "set_group",
     "pause_group",
+    "watch_events",
+    "read_logs",
 ];
 
 fn refusals(operation: &Operation) -> Vec<Kind> {

@@ -13,7 +13,6 @@ use super::extract::{LastEventId, Query};
 use super::refusal::Refusal;
 use super::sse;
 use crate::app::{App, EventCursor, Principal};
-use crate::metrics::Held;
 
 /// Events per look into the database.
 const BATCH: u32 = 500;
@@ -48,7 +47,7 @@ pub(super) async fn watch(
         None if query.replay == Some(true) => None,
         None => Some(api.app.events_head().await?),
     };
-    let held = api.metrics.held("events");
+    let held = sse::hold(&api, &who, "events")?;
     let watcher =
         Watcher { app: api.app, who, task: query.task, cursor, shutdown: api.shutdown, _held: held };
     Ok(sse::answer(watcher.stream()))
@@ -60,7 +59,7 @@ struct Watcher {
     task: Option<TaskId>,
     cursor: Option<EventCursor>,
     shutdown: CancellationToken,
-    _held: Held,
+    _held: sse::Place,
 }
 
 impl Watcher {

@@ -6,7 +6,7 @@ use axum::response::IntoResponse;
 use orca_proto::problem::Kind;
 
 use super::Api;
-use super::auth::OperatorAuth;
+use super::auth::AdminAuth;
 use super::refusal::Refusal;
 use crate::metrics::MEDIA_TYPE;
 
@@ -46,17 +46,17 @@ pub(super) async fn readyz(State(api): State<Api>) -> Result<&'static str, Refus
 
 /// Figures
 ///
-/// OpenMetrics text for Prometheus. Needs an operator's token (`authorization.credentials_file` in Prometheus), because
-/// it tells of every namespace's load.
+/// OpenMetrics text for Prometheus. Needs an admin's token (`orca token issue --role admin`, and
+/// `authorization.credentials_file` in Prometheus), because it tells of every namespace's load.
 #[utoipa::path(
     get,
     path = "/metrics",
     tag = "server",
     operation_id = "metrics",
-    security(("bearer" = ["operator"])),
+    security(("bearer" = ["admin"])),
     responses((status = 200, description = "The figures", body = String, content_type = "application/openmetrics-text")),
 )]
-pub(super) async fn metrics(_operator: OperatorAuth, State(api): State<Api>) -> impl IntoResponse {
+pub(super) async fn metrics(_admin: AdminAuth, State(api): State<Api>) -> impl IntoResponse {
     let stats = api.app.queue_stats().await;
     if let Err(error) = &stats {
         tracing::warn!(%error, "the queue's figures are missing from /metrics");

@@ -17,7 +17,6 @@ use super::extract::{Json, LastEventId, Path, Query};
 use super::refusal::Refusal;
 use super::sse;
 use crate::app::{App, Error, Principal, log_cursor};
-use crate::metrics::Held;
 
 /// Read a task's log
 ///
@@ -53,7 +52,7 @@ pub(super) async fn read(
     let query = LogQuery { cursor: last.or_else(|| query.cursor.clone()), follow: None, ..query };
     // The first look tells a wrong id or cursor while there still is a status to tell it with.
     api.app.log_page(&who, id, &query).await?;
-    let held = api.metrics.held("logs");
+    let held = sse::hold(&api, &who, "logs")?;
     let follower = Follower { app: api.app, who, id, query, shutdown: api.shutdown, _held: held };
     Ok(sse::answer(follower.stream()))
 }
@@ -64,7 +63,7 @@ struct Follower {
     id: TaskId,
     query: LogQuery,
     shutdown: CancellationToken,
-    _held: Held,
+    _held: sse::Place,
 }
 
 impl Follower {

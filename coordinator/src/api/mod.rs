@@ -22,6 +22,7 @@ mod queue;
 mod refusal;
 mod routes;
 mod schedule;
+mod share;
 mod sse;
 mod task;
 mod verified;
@@ -32,16 +33,13 @@ use axum::Router;
 use axum::extract::FromRef;
 use axum::middleware::from_fn_with_state;
 use orca_proto::token::Verifier;
-use tokio::sync::Semaphore;
+use share::Shares;
 use tokio_util::sync::CancellationToken;
 use tower_http::catch_panic::CatchPanicLayer;
 use verified::Verified;
 
 use crate::app::App;
 use crate::metrics::Metrics;
-
-/// Bodies beyond [`orca_proto::limits::BODY`] that are in memory at once; more of them wait their turn.
-const LARGE_BODIES: usize = 4;
 
 /// What handlers work with. Clones are handles to the same.
 #[derive(Clone)]
@@ -56,8 +54,8 @@ pub(crate) struct Api {
     pub(crate) shutdown: CancellationToken,
     /// The OpenAPI document, as served.
     document: Arc<str>,
-    /// Keeps few large bodies in memory at a time.
-    large_bodies: Arc<Semaphore>,
+    /// What one principal may have of what all share.
+    shares: Arc<Shares>,
 }
 
 impl Api {
@@ -69,7 +67,7 @@ impl Api {
             metrics: Metrics::new(),
             shutdown,
             document: document().into(),
-            large_bodies: Arc::new(Semaphore::new(LARGE_BODIES)),
+            shares: Arc::new(Shares::new()),
         }
     }
 }

@@ -13,6 +13,7 @@ use uuid::Uuid;
 
 use super::Api;
 use super::refusal::{self, Refusal};
+use super::share::Key;
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 /// The longest request id that is taken over from the caller, in bytes.
@@ -25,14 +26,19 @@ const LARGE: Duration = Duration::from_secs(120);
 /// How long a held request may take: its `wait` of at most 60 s, and what an ordinary one may.
 const HELD: Duration = Duration::from_secs(90);
 
-/// Where the authentication leaves the caller's name for the access log.
+/// Where the authentication leaves who calls, for the access log and for what each may have at a time.
 #[derive(Clone, Default)]
-pub(super) struct Caller(Arc<OnceLock<String>>);
+pub(super) struct Caller(Arc<OnceLock<Key>>);
 
 impl Caller {
     /// Keeps the name; the first one counts.
-    pub(super) fn name(&self, subject: &str) {
-        let _ = self.0.set(subject.to_owned());
+    pub(super) fn name(&self, namespace: &str, subject: &str) {
+        let _ = self.0.set((namespace.to_owned(), subject.to_owned()));
+    }
+
+    /// Who calls, once that is known.
+    pub(super) fn key(&self) -> Option<&Key> {
+        self.0.get()
     }
 }
 
@@ -58,7 +64,7 @@ pub(super) async fn observe(State(api): State<Api>, mut request: Request, next: 
     let took = began.elapsed();
     api.metrics.request_ended(route, method, status, took);
     let ms = u64::try_from(took.as_millis()).unwrap_or(u64::MAX);
-    let subject = caller.0.get().map_or("-", String::as_str);
+    let subject = caller.key().map_or("-", |(_, subject)| subject);
     if status < 400 && is_chatter(route) {
         tracing::debug!(request.id = id, method, route, status, ms, subject, "answered");
     } else {

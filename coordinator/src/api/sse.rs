@@ -10,10 +10,36 @@ use axum::http::HeaderName;
 use axum::response::sse::{Event, Sse};
 use axum::response::{IntoResponse, Response};
 use futures_util::Stream;
+use orca_proto::problem::Kind;
 use serde::Serialize;
+use tokio::sync::OwnedSemaphorePermit;
+
+use super::Api;
+use super::refusal::Refusal;
+use super::share::STREAMS;
+use crate::app::Principal;
+use crate::metrics::Held;
 
 /// After this long without an event the current id is sent again.
 pub(super) const QUIET: Duration = Duration::from_secs(15);
+
+/// A stream counts as held, and as one of its principal's, until this is dropped.
+pub(super) struct Place {
+    _held: Held,
+    _own: OwnedSemaphorePermit,
+}
+
+/// A place for a stream of this kind.
+///
+/// # Errors
+/// `too-many-requests` if the principal holds as many as it may.
+pub(super) fn hold(api: &Api, who: &Principal, kind: &'static str) -> Result<Place, Refusal> {
+    let Some(own) = api.shares.stream(who) else {
+        let detail = format!("{} has {STREAMS} streams open already; close some", who.subject);
+        return Err(Refusal::new(Kind::TooManyRequests, detail));
+    };
+    Ok(Place { _held: api.metrics.held(kind), _own: own })
+}
 
 /// Carries nothing but the id.
 pub(super) fn ping(id: Option<&str>) -> Event {

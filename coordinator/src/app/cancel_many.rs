@@ -7,11 +7,10 @@ use orca_proto::ids::TaskId;
 use orca_proto::selector::{Affected, BulkCancel};
 use uuid::Uuid;
 
-use super::cancel::cancel_level;
+use super::cancel::{cancel_level, settle_alone};
 use super::transaction::transaction;
 use super::{App, Error, Principal};
 use crate::db::selection::{self, Wanted};
-use crate::db::settlement;
 use crate::db::snapshot::{self, Locked};
 
 /// Tasks that one look goes through.
@@ -91,10 +90,11 @@ impl App {
     }
 
     async fn cancel_tree(&self, order: &Arc<(String, BulkCancel)>, id: TaskId) -> Result<u64, Error> {
-        let (app, order) = (self.clone(), Arc::clone(order));
+        let (app, order, turn) = (self.clone(), Arc::clone(order), self.settlement_turn().await?);
         self.spawned(async move {
+            let _turn = turn;
             transaction!(app, |tx, effects| {
-                settlement::lock(tx).await?;
+                settle_alone(tx).await?;
                 let mut root = snapshot::lock(tx, &[id]).await?;
                 root.retain(|task| is_meant(&order, task));
                 cancel_level(tx, root, order.1.reason.as_deref(), effects).await

@@ -7,6 +7,7 @@ use orca_proto::approval::Decision;
 use orca_proto::attempt::Received;
 use orca_proto::duration::Span;
 use orca_proto::ids::TaskId;
+use orca_proto::limits;
 use orca_proto::node::LeaseRef;
 use orca_proto::problem::Kind;
 use orca_proto::signal::Signal;
@@ -73,7 +74,8 @@ impl App {
     /// Keeps a signal to a task, and lets the task go on if it waits for it. The same again changes nothing.
     ///
     /// # Errors
-    /// `not-found`, `validation`; `conflict` if the task has ended, or was sent a signal of that name with another payload.
+    /// `not-found`, `validation`; `conflict` if the task has ended, was sent a signal of that name with another payload,
+    /// or has as many as it may have that it has not read.
     pub async fn task_signal(&self, who: &Principal, id: TaskId, sent: Signal) -> Result<(), Error> {
         let mut errors = Vec::new();
         sent.validate(&mut errors);
@@ -103,9 +105,16 @@ impl App {
                 }
                 effects.signalled.push(id);
                 if state == State::Blocked && gate::open(tx, id, &sent.name, &who.subject, None).await? {
+                    signal::read(tx, id, &sent.name).await?;
                     let change =
                         transition(&found.snapshot, Event::GatesOpened { opened: 1 }).map_err(broken)?;
                     apply(tx, &[(found, change)], effects).await?;
+                } else if signal::unread(tx, id).await? > limits::UNREAD_SIGNALS {
+                    let detail = format!(
+                        "the task has {} signals that it has not read; send more once it has read some",
+                        limits::UNREAD_SIGNALS
+                    );
+                    return Err(Error::refused(Kind::Conflict, detail));
                 }
                 Ok(())
             })
@@ -135,7 +144,11 @@ impl App {
             let arrival = self.0.signals.arrival(lease.task);
             let look = {
                 let mut connection = self.0.pool.acquire().await?;
-                signal::look(&mut connection, lease, &who.namespace, &who.subject, name).await?
+                let look = signal::look(&mut connection, lease, &who.namespace, &who.subject, name).await?;
+                if look.held && look.payload.is_some() {
+                    signal::read(&mut connection, lease.task, name).await?;
+                }
+                look
             };
             if !look.held {
                 return Err(Error::lease_lost());

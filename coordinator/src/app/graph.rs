@@ -116,7 +116,7 @@ pub(crate) async fn prepare_again(
     let mut near = unique::near(connection, place.namespace, &wanted, &tasks, graph).await?;
     near.extend(ended);
     let near: Vec<TaskId> = near.into_iter().collect();
-    snapshot::lock(connection, &near).await?;
+    snapshot::lock_named(connection, place.namespace, &near).await?;
     let fresh = unique::fresh(connection, place.namespace, ids, tasks, graph, &wanted).await?;
     if fresh.graph.outside.iter().flatten().any(|id| near.binary_search(id).is_err()) {
         return Err(Error::Overtaken);

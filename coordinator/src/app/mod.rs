@@ -58,7 +58,7 @@ mod unique;
 mod waiting;
 mod why;
 
-pub(crate) use cancel::cancel_under;
+pub(crate) use cancel::{cancel_under, settle_alone};
 pub use event::{EventCursor, EventCursorError};
 use gather::Gathering;
 pub(crate) use graph::describe;
@@ -131,6 +131,8 @@ pub(crate) struct Inner {
     pub(crate) gathering: Gathering,
     /// Claims that look at a time.
     pub(crate) claiming: Semaphore,
+    /// Who takes the settlement lock, or waits for it at the database.
+    pub(crate) settling: Arc<Semaphore>,
     pub(crate) clock: Clock,
     pub(crate) lease: Duration,
     pub(crate) retention: Duration,
@@ -188,6 +190,7 @@ impl App {
             presence: Presence::default(),
             gathering: Gathering::new(),
             claiming: Semaphore::new(CLAIMING),
+            settling: Arc::new(Semaphore::new(1)),
             clock,
             lease,
             retention,

@@ -25,9 +25,8 @@ pub(crate) async fn targets(
 ) -> sqlx::Result<HashMap<TaskId, Target>> {
     let mut targets = HashMap::new();
     let (mut open, mut running) = (Vec::new(), Vec::new());
-    let mut reasons = reasons(connection, ids).await?;
-    for task in snapshot::lock(connection, ids).await?.into_iter().filter(|task| task.namespace == namespace)
-    {
+    let mut reasons = reasons(connection, namespace, ids).await?;
+    for task in snapshot::lock_named(connection, namespace, ids).await? {
         let state = task.snapshot.state;
         if !state.is_terminal() {
             open.push(task.id.0);
@@ -51,16 +50,20 @@ pub(crate) async fn targets(
 
 async fn reasons(
     connection: &mut PgConnection,
+    namespace: &str,
     ids: &[TaskId],
 ) -> sqlx::Result<HashMap<TaskId, Option<String>>> {
     if ids.is_empty() {
         return Ok(HashMap::new());
     }
     let ids: Vec<Uuid> = ids.iter().map(|id| id.0).collect();
-    let rows =
-        sqlx::query!("SELECT id, reason FROM orca.tasks WHERE id = ANY($1) ORDER BY id FOR UPDATE", &ids)
-            .fetch_all(connection)
-            .await?;
+    let rows = sqlx::query!(
+        "SELECT id, reason FROM orca.tasks WHERE id = ANY($1) AND namespace = $2 ORDER BY id FOR UPDATE",
+        &ids,
+        namespace
+    )
+    .fetch_all(connection)
+    .await?;
     Ok(rows.into_iter().map(|row| (TaskId(row.id), row.reason)).collect())
 }
 

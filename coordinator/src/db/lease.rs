@@ -147,6 +147,46 @@ pub(crate) async fn lock_heads(connection: &mut PgConnection, lanes: &[i32]) -> 
     sqlx::query!(r#"SELECT orca.lock_heads($1) AS "done: _""#, lanes).fetch_all(connection).await.map(drop)
 }
 
+/// Locks the heads of those of these lanes that nobody else has locked; answers them.
+pub(crate) async fn lock_free_heads(
+    connection: &mut PgConnection,
+    lanes: &[i32],
+) -> sqlx::Result<HashSet<i32>> {
+    if lanes.is_empty() {
+        return Ok(HashSet::new());
+    }
+    let locked = sqlx::query_scalar!(r#"SELECT orca.lock_free_heads($1) AS "lane!""#, lanes)
+        .fetch_all(connection)
+        .await?;
+    Ok(locked.into_iter().collect())
+}
+
+/// Locks the grants under those of these tokens of which nobody else has locked any part; answers the tokens.
+pub(crate) async fn lock_free_grants(
+    connection: &mut PgConnection,
+    tokens: &[i64],
+) -> sqlx::Result<HashSet<i64>> {
+    if tokens.is_empty() {
+        return Ok(HashSet::new());
+    }
+    let locked = sqlx::query_scalar!(
+        "SELECT token FROM orca.grants WHERE token = ANY($1) ORDER BY token, part FOR UPDATE SKIP LOCKED",
+        tokens
+    )
+    .fetch_all(&mut *connection)
+    .await?;
+    let all = sqlx::query_scalar!("SELECT token FROM orca.grants WHERE token = ANY($1)", tokens)
+        .fetch_all(connection)
+        .await?;
+    let count = |of: &[i64]| -> BTreeMap<i64, usize> {
+        let mut parts = BTreeMap::new();
+        of.iter().for_each(|token| *parts.entry(*token).or_default() += 1);
+        parts
+    };
+    let (locked, all) = (count(&locked), count(&all));
+    Ok(tokens.iter().filter(|token| locked.get(token) == all.get(token)).copied().collect())
+}
+
 /// One grant to renew.
 struct Renewing {
     token: i64,
@@ -290,19 +330,24 @@ pub(crate) async fn expire_node(connection: &mut PgConnection, node: NodeId) -> 
     .await
 }
 
-/// Leases that have run out, of at most `most` grants. Locks nothing: the caller locks the tasks, and asks
+/// Leases that have run out, of at most `most` grants under other tokens than these. Locks nothing: the caller locks the tasks, and asks
 /// [`still_expired`].
-pub(crate) async fn expired(connection: &mut PgConnection, most: i64) -> sqlx::Result<Vec<LeaseRef>> {
+pub(crate) async fn expired(
+    connection: &mut PgConnection,
+    most: i64,
+    passed_over: &[i64],
+) -> sqlx::Result<Vec<LeaseRef>> {
     #[cfg(feature = "sabotage")]
     if without(Guard::LeaseExpiry) {
         return super::sabotage::unexpired(connection, most).await;
     }
     let rows = sqlx::query!(
         r#"SELECT x AS "task!", g.token FROM (SELECT token, tasks FROM orca.grants WHERE open > 0 AND expires_at <= orca.now()
-                                              ORDER BY expires_at LIMIT $1) AS g
+                                              AND NOT token = ANY($2) ORDER BY expires_at LIMIT $1) AS g
            CROSS JOIN LATERAL unnest(g.tasks) AS x
            WHERE NOT EXISTS (SELECT FROM orca.done d WHERE d.task = x)"#,
-        most
+        most,
+        passed_over
     )
     .fetch_all(connection)
     .await?;

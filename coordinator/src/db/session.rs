@@ -87,6 +87,14 @@ pub(crate) async fn ping(connection: &mut PgConnection) -> sqlx::Result<()> {
     sqlx::query_scalar!("SELECT 1").fetch_one(connection).await.map(drop)
 }
 
+/// From now on the transaction waits for a lock no longer than two seconds: others wait for what it holds.
+pub(crate) async fn wait_briefly(connection: &mut PgConnection) -> sqlx::Result<()> {
+    sqlx::query!("SELECT set_config('lock_timeout', '2s', true) AS done")
+        .fetch_one(connection)
+        .await
+        .map(drop)
+}
+
 /// The time that decides.
 pub(crate) async fn now(connection: &mut PgConnection) -> sqlx::Result<Timestamp> {
     sqlx::query_scalar!(r#"SELECT orca.now() AS "now!: Time""#).fetch_one(connection).await.map(|time| time.0)

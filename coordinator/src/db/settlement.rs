@@ -1,19 +1,23 @@
 //! What has ended and is not yet known to its dependents and parent.
 
 use std::collections::HashMap;
+use std::time::Duration;
 
 use orca_proto::ids::TaskId;
 use orca_proto::task::State;
 use sqlx::PgConnection;
 use uuid::Uuid;
 
-use super::word;
+use super::{millis, word};
 
 /// The advisory lock that one settler at a time, or a cancel of a tree, holds.
 const LOCK: i64 = 7_024_430;
 
 /// Something to settle.
 pub(crate) struct Ended {
+    pub(crate) seq: i64,
+    /// Those who wait for it know of it up to this one.
+    pub(crate) after: TaskId,
     pub(crate) id: TaskId,
     pub(crate) name: String,
     pub(crate) state: State,
@@ -22,17 +26,21 @@ pub(crate) struct Ended {
     pub(crate) parent_token: Option<i64>,
 }
 
+/// A task of which all that is under it is to be cancelled.
+pub(crate) struct CancelChildren {
+    pub(crate) seq: i64,
+    /// What is under it is cancelled up to this one.
+    pub(crate) after: TaskId,
+    pub(crate) parent: TaskId,
+}
+
 /// What settling a batch starts from.
 #[derive(Default)]
 pub(crate) struct Batch {
+    /// Its entries; some may be of tasks that are no more.
+    pub(crate) seqs: Vec<i64>,
     pub(crate) ended: Vec<Ended>,
-    pub(crate) cancel_children: Vec<TaskId>,
-}
-
-impl Batch {
-    pub(crate) fn is_empty(&self) -> bool {
-        self.ended.is_empty() && self.cancel_children.is_empty()
-    }
+    pub(crate) cancel_children: Vec<CancelChildren>,
 }
 
 /// Waits until nobody else changes what hangs together, until the transaction ends.
@@ -65,46 +73,117 @@ pub(crate) async fn cancel_children(connection: &mut PgConnection, ids: &[Uuid])
     .map(drop)
 }
 
-/// Takes the oldest entries, at most `most`; the settlement lock is held.
+/// The oldest entries, at most `most`; the settlement lock is held.
 pub(crate) async fn take(connection: &mut PgConnection, most: i64) -> sqlx::Result<Batch> {
     let rows = sqlx::query!(
-        r#"WITH taken AS (
-               DELETE FROM orca.unsettled WHERE seq IN (SELECT seq FROM orca.unsettled ORDER BY seq LIMIT $1)
-               RETURNING seq, task, kind)
-           SELECT k.kind, t.id, t.name, t.state, t.reason, t.parent, t.parent_token
-           FROM taken k JOIN orca.tasks t ON t.id = k.task ORDER BY k.seq"#,
+        r#"SELECT u.seq, u.kind, coalesce(u.after, '00000000-0000-0000-0000-000000000000') AS "after!", t.id AS "id?",
+                  t.name AS "name?", t.state AS "state?", t.reason, t.parent, t.parent_token
+           FROM orca.unsettled u LEFT JOIN orca.tasks t ON t.id = u.task
+           WHERE u.not_before IS NULL OR u.not_before <= orca.now() ORDER BY u.seq LIMIT $1"#,
         most
     )
     .fetch_all(connection)
     .await?;
     let mut batch = Batch::default();
     for row in rows {
+        batch.seqs.push(row.seq);
+        let (Some(id), Some(name), Some(state)) = (row.id, row.name, row.state) else { continue };
         if row.kind == "ended" {
             batch.ended.push(Ended {
-                id: TaskId(row.id),
-                name: row.name,
-                state: word(&row.state, "tasks.state")?,
+                seq: row.seq,
+                after: TaskId(row.after),
+                id: TaskId(id),
+                name,
+                state: word(&state, "tasks.state")?,
                 reason: row.reason,
                 parent: row.parent.map(TaskId),
                 parent_token: row.parent_token,
             });
         } else {
-            batch.cancel_children.push(TaskId(row.id));
+            batch.cancel_children.push(CancelChildren {
+                seq: row.seq,
+                after: TaskId(row.after),
+                parent: TaskId(id),
+            });
         }
     }
     Ok(batch)
 }
 
-/// The blocked tasks that wait for any of these: for each, which of them.
+/// Removes entries that are settled.
+pub(crate) async fn done(connection: &mut PgConnection, seqs: &[i64]) -> sqlx::Result<()> {
+    sqlx::query!("DELETE FROM orca.unsettled WHERE seq = ANY($1)", seqs).execute(connection).await.map(drop)
+}
+
+/// Notes how far an entry is settled.
+pub(crate) async fn settled_upto(connection: &mut PgConnection, seq: i64, after: TaskId) -> sqlx::Result<()> {
+    sqlx::query!("UPDATE orca.unsettled SET after = $2 WHERE seq = $1", seq, after.0)
+        .execute(connection)
+        .await
+        .map(drop)
+}
+
+/// Lets the oldest entry rest for a while; answers its task.
+pub(crate) async fn set_aside(connection: &mut PgConnection, rest: Duration) -> sqlx::Result<Option<TaskId>> {
+    let task = sqlx::query_scalar!(
+        r#"UPDATE orca.unsettled SET not_before = orca.now() + $1::bigint * interval '1 millisecond'
+           WHERE seq = (SELECT u.seq FROM orca.unsettled u WHERE u.not_before IS NULL OR u.not_before <= orca.now()
+                        ORDER BY u.seq LIMIT 1)
+           RETURNING task"#,
+        millis(rest)
+    )
+    .fetch_optional(connection)
+    .await?;
+    Ok(task.map(TaskId))
+}
+
+/// The edges from the blocked tasks that wait for any of these, each from where it is not settled yet: task and what it
+/// needs. Of each, and in all, the first `most`.
+pub(crate) async fn edges(
+    connection: &mut PgConnection,
+    ended: &[Ended],
+    most: i64,
+) -> sqlx::Result<Vec<(TaskId, TaskId)>> {
+    let (ids, afters): (Vec<Uuid>, Vec<Uuid>) = ended.iter().map(|ended| (ended.id.0, ended.after.0)).unzip();
+    let rows = sqlx::query!(
+        r#"SELECT d.task AS "task!", u.id AS "needs!" FROM unnest($1::uuid[], $2::uuid[]) AS u(id, after),
+               LATERAL (SELECT d.task FROM orca.dependencies d WHERE d.needs = u.id AND d.open AND d.task > u.after
+                        ORDER BY d.task LIMIT $3) d
+           LIMIT $3"#,
+        &ids,
+        &afters,
+        most
+    )
+    .fetch_all(connection)
+    .await?;
+    Ok(rows.into_iter().map(|row| (TaskId(row.task), TaskId(row.needs))).collect())
+}
+
+/// Which of these are blocked.
+pub(crate) async fn blocked(connection: &mut PgConnection, ids: &[TaskId]) -> sqlx::Result<Vec<TaskId>> {
+    let ids: Vec<Uuid> = ids.iter().map(|id| id.0).collect();
+    let ids = sqlx::query_scalar!("SELECT id FROM orca.tasks WHERE id = ANY($1) AND state = 'blocked'", &ids)
+        .fetch_all(connection)
+        .await?;
+    Ok(ids.into_iter().map(TaskId).collect())
+}
+
+/// The first `fan` blocked tasks that wait for each of these: for each, which of them.
 pub(crate) async fn dependents(
     connection: &mut PgConnection,
     ended: &[TaskId],
+    fan: i64,
 ) -> sqlx::Result<HashMap<TaskId, Vec<TaskId>>> {
     let ended: Vec<Uuid> = ended.iter().map(|id| id.0).collect();
-    let rows =
-        sqlx::query!("SELECT task, needs FROM orca.dependencies WHERE needs = ANY($1) AND open", &ended)
-            .fetch_all(connection)
-            .await?;
+    let rows = sqlx::query!(
+        r#"SELECT d.task AS "task!", u.id AS "needs!" FROM unnest($1::uuid[]) AS u(id),
+               LATERAL (SELECT d.task FROM orca.dependencies d WHERE d.needs = u.id AND d.open
+                        ORDER BY d.task LIMIT $2) d"#,
+        &ended,
+        fan
+    )
+    .fetch_all(connection)
+    .await?;
     let mut dependents: HashMap<TaskId, Vec<TaskId>> = HashMap::new();
     for row in rows {
         dependents.entry(TaskId(row.task)).or_default().push(TaskId(row.needs));
@@ -112,30 +191,41 @@ pub(crate) async fn dependents(
     Ok(dependents)
 }
 
-/// Everything that will be skipped because these tasks did not succeed, whatever else it waits for: the blocked tasks
-/// behind them, near and far, whose policy is to skip.
+/// What will be skipped because these tasks did not succeed, whatever else it waits for: blocked tasks behind them, near
+/// and far, whose policy is to skip. Of what waits for one task the first `fan`, and at most `most` in all: the others are
+/// found when those have ended.
 ///
-/// Found as a whole, so that a chain of any length is skipped by one step of the settler instead of one per link. The
-/// `OFFSET 0` keep each turn of the walk to the indexes, however many tasks there are beside the walk.
-pub(crate) async fn doomed(connection: &mut PgConnection, failed: &[TaskId]) -> sqlx::Result<Vec<TaskId>> {
+/// Found together, so that a long chain is skipped by a few steps of the settler instead of one per link. The `OFFSET 0`
+/// keeps each turn of the walk to the index, however many tasks there are beside the walk; `DISTINCT` keeps it from
+/// looking at a task once for each of its edges.
+pub(crate) async fn doomed(
+    connection: &mut PgConnection,
+    failed: &[TaskId],
+    fan: i64,
+    most: i64,
+) -> sqlx::Result<Vec<TaskId>> {
     let failed: Vec<Uuid> = failed.iter().map(|id| id.0).collect();
     let ids = sqlx::query_scalar!(
         r#"WITH RECURSIVE doomed(id, blocked) AS (
                SELECT unnest($1::uuid[]), false
                UNION
-               SELECT t.id, true FROM doomed x,
-                   LATERAL (SELECT d.task FROM orca.dependencies d WHERE d.needs = x.id AND d.open OFFSET 0) d,
-                   LATERAL (SELECT t.id FROM orca.tasks t WHERE t.id = d.task AND t.state = 'blocked'
+               SELECT t.id, true FROM (
+                   SELECT DISTINCT d.task FROM doomed x,
+                       LATERAL (SELECT d.task FROM orca.dependencies d WHERE d.needs = x.id AND d.open
+                                ORDER BY d.task LIMIT $2) d) s,
+                   LATERAL (SELECT t.id FROM orca.tasks t WHERE t.id = s.task AND t.state = 'blocked'
                             AND coalesce(t.on_dependency_failure, 'skip') = 'skip' OFFSET 0) t)
-           SELECT id AS "id!" FROM doomed WHERE blocked"#,
-        &failed
+           SELECT id AS "id!" FROM doomed WHERE blocked LIMIT $3"#,
+        &failed,
+        fan,
+        most
     )
     .fetch_all(connection)
     .await?;
     Ok(ids.into_iter().map(TaskId).collect())
 }
 
-/// The state and reason of each of these tasks.
+/// The state and reason of each/// The state and reason of each of these tasks.
 pub(crate) async fn ends(
     connection: &mut PgConnection,
     ids: &[TaskId],

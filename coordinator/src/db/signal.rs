@@ -29,6 +29,29 @@ pub(crate) async fn put(
         .await
 }
 
+/// How many signals to a task, which is locked, nobody has read.
+pub(crate) async fn unread(connection: &mut PgConnection, task: TaskId) -> sqlx::Result<usize> {
+    let count = sqlx::query_scalar!(
+        r#"SELECT count(*) AS "count!" FROM orca.signals WHERE task = $1 AND NOT read"#,
+        task.0
+    )
+    .fetch_one(connection)
+    .await?;
+    Ok(usize::try_from(count).unwrap_or_default())
+}
+
+/// Notes that a signal was read.
+pub(crate) async fn read(connection: &mut PgConnection, task: TaskId, name: &str) -> sqlx::Result<()> {
+    sqlx::query!(
+        "UPDATE orca.signals SET read = true WHERE task = $1 AND name = $2 AND NOT read",
+        task.0,
+        name
+    )
+    .execute(connection)
+    .await
+    .map(drop)
+}
+
 /// What a running attempt sees of a signal.
 pub(crate) struct Look {
     /// Whether its lease stands and is held by a node of this subject.

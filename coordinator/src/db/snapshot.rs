@@ -3,7 +3,7 @@
 //! A task's own row is locked first. Where it says `queued`, a grant may hold the task: then the grant is locked, so that
 //! nobody settles it; and where none does, the head of the lane is, so that nobody makes one. Heads are locked before grants.
 
-use std::collections::{BTreeSet, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 
 use orca_proto::ids::{FencingToken, TaskId};
 use orca_proto::node::LeaseRef;
@@ -80,6 +80,24 @@ struct Row {
 
 /// Locks and reads these tasks, in the order of their ids; ids that do not exist are passed over.
 pub(crate) async fn lock(connection: &mut PgConnection, ids: &[TaskId]) -> sqlx::Result<Vec<Locked>> {
+    lock_where(connection, None, ids).await
+}
+
+/// The same for ids that a caller named: those of other namespaces are passed over and never touched, so that nobody can
+/// hold up, or be held up by, what is behind the wall.
+pub(crate) async fn lock_named(
+    connection: &mut PgConnection,
+    namespace: &str,
+    ids: &[TaskId],
+) -> sqlx::Result<Vec<Locked>> {
+    lock_where(connection, Some(namespace), ids).await
+}
+
+async fn lock_where(
+    connection: &mut PgConnection,
+    namespace: Option<&str>,
+    ids: &[TaskId],
+) -> sqlx::Result<Vec<Locked>> {
     if ids.is_empty() {
         return Ok(Vec::new());
     }
@@ -95,14 +113,15 @@ pub(crate) async fn lock(connection: &mut PgConnection, ids: &[TaskId]) -> sqlx:
                       t.on_dependency_failure, t.on_child_failure, t.retry, t.schedule_to_start_ms,
                       t.unique_key IS NOT NULL AS "unique", t.run_at, t.deadline
                FROM orca.tasks t JOIN orca.lanes l ON l.id = t.lane
-               WHERE t.id = ANY($1) ORDER BY t.id FOR UPDATE OF t)
+               WHERE t.id = ANY($1) AND ($2::text IS NULL OR t.namespace = $2) ORDER BY t.id FOR UPDATE OF t)
            SELECT id, namespace, lane, role, parent, depth, name, fence, rounds, finish, state, step, attempt,
                   attempts_used, max_attempts, runtime_errors, open_dependencies, open_gates, open_children,
                   child_failure, cancel_requested, on_dependency_failure, on_child_failure, retry, schedule_to_start_ms,
                   "unique" AS "unique!", deadline IS NOT NULL AS "limited!",
                   coalesce(run_at > orca.now(), false) AS "early!", coalesce(deadline <= orca.now(), false) AS "overdue!"
            FROM locked"#,
-        &ids
+        &ids,
+        namespace
     )
     .fetch_all(&mut *connection)
     .await?;
@@ -118,6 +137,49 @@ pub(crate) async fn lock(connection: &mut PgConnection, ids: &[TaskId]) -> sqlx:
             locked(row, held, done, started)
         })
         .collect()
+}
+
+/// Those of some tasks that nobody holds a lock of, and the others that there are.
+pub(crate) struct Free {
+    pub(crate) locked: Vec<Locked>,
+    pub(crate) busy: HashSet<TaskId>,
+}
+
+/// Locks and reads those of these tasks for which nothing has to be waited for: neither for the task, nor for the grant that
+/// holds it or the head of its lane.
+pub(crate) async fn lock_free(connection: &mut PgConnection, ids: &[TaskId]) -> sqlx::Result<Free> {
+    let ids: Vec<Uuid> = ids.iter().map(|id| id.0).collect();
+    let rows = sqlx::query!(
+        "SELECT id, lane, state FROM orca.tasks WHERE id = ANY($1) ORDER BY id FOR UPDATE SKIP LOCKED",
+        &ids
+    )
+    .fetch_all(&mut *connection)
+    .await?;
+    let queued: HashMap<Uuid, i32> =
+        rows.iter().filter(|row| row.state == "queued").map(|row| (row.id, row.lane)).collect();
+    let lanes_of = |of: &[Uuid]| -> Vec<i32> {
+        of.iter().filter_map(|id| queued.get(id)).copied().collect::<BTreeSet<i32>>().into_iter().collect()
+    };
+    let in_queue: Vec<Uuid> = queued.keys().copied().collect();
+    let mut holding = lease::tokens_of(connection, &lanes_of(&in_queue), &in_queue).await?;
+    let elsewhere: Vec<Uuid> = in_queue.iter().filter(|id| !holding.contains_key(id)).copied().collect();
+    let lanes = lanes_of(&elsewhere);
+    let heads = lease::lock_free_heads(connection, &lanes).await?;
+    holding.extend(lease::tokens_of(connection, &lanes, &elsewhere).await?);
+    let tokens: BTreeSet<i64> = holding.values().copied().collect();
+    let grants = lease::lock_free_grants(connection, &tokens.into_iter().collect::<Vec<_>>()).await?;
+    let elsewhere: HashSet<Uuid> = elsewhere.into_iter().collect();
+    let is_free = |id: &Uuid| {
+        holding.get(id).is_none_or(|token| grants.contains(token))
+            && (!elsewhere.contains(id) || queued.get(id).is_none_or(|lane| heads.contains(lane)))
+    };
+    let free: Vec<TaskId> = rows.iter().map(|row| row.id).filter(is_free).map(TaskId).collect();
+    let there = sqlx::query_scalar!("SELECT id FROM orca.tasks WHERE id = ANY($1)", &ids)
+        .fetch_all(&mut *connection)
+        .await?;
+    let mut busy: HashSet<TaskId> = there.into_iter().map(TaskId).collect();
+    busy.retain(|id| free.binary_search(id).is_err());
+    Ok(Free { locked: lock(connection, &free).await?, busy })
 }
 
 /// Where queued tasks are: with a node, or done; else in line.
@@ -178,7 +240,26 @@ pub(crate) async fn lock_one(
     namespace: &str,
     id: TaskId,
 ) -> sqlx::Result<Option<Locked>> {
-    Ok(lock(connection, &[id]).await?.pop().filter(|task| task.namespace == namespace))
+    Ok(lock_named(connection, namespace, &[id]).await?.pop())
+}
+
+/// The first `most` open tasks directly under this one after `after`, in the order of their ids.
+pub(crate) async fn open_children(
+    connection: &mut PgConnection,
+    parent: TaskId,
+    after: TaskId,
+    most: usize,
+) -> sqlx::Result<Vec<TaskId>> {
+    let ids = sqlx::query_scalar!(
+        r#"SELECT id FROM orca.tasks WHERE parent = $1 AND id > $2
+           AND state IN ('blocked', 'scheduled', 'queued', 'waiting') ORDER BY id LIMIT $3"#,
+        parent.0,
+        after.0,
+        i64::try_from(most).unwrap_or(i64::MAX)
+    )
+    .fetch_all(connection)
+    .await?;
+    Ok(ids.into_iter().map(TaskId).collect())
 }
 
 /// Locks and reads the open tasks directly under these, in the order of their ids.

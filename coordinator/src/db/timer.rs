@@ -71,11 +71,18 @@ pub(crate) async fn keep_deadlines(connection: &mut PgConnection, tasks: &[Uuid]
     .map(drop)
 }
 
-/// Timers that have gone off, oldest first. Locks nothing: the caller locks the tasks, and takes the timers by [`take`].
-pub(crate) async fn due(connection: &mut PgConnection, most: i64) -> sqlx::Result<Vec<Due>> {
+/// Timers that have gone off, oldest first, but for those of these tasks. Locks nothing: the caller locks the tasks, and takes the timers by [`take`].
+pub(crate) async fn due(
+    connection: &mut PgConnection,
+    most: i64,
+    passed_over: &[TaskId],
+) -> sqlx::Result<Vec<Due>> {
+    let passed_over: Vec<Uuid> = passed_over.iter().map(|id| id.0).collect();
     let rows = sqlx::query!(
-        r#"SELECT task, kind, at AS "at: Time" FROM orca.timers WHERE at <= orca.now() ORDER BY at LIMIT $1"#,
-        most
+        r#"SELECT task, kind, at AS "at: Time" FROM orca.timers WHERE at <= orca.now() AND NOT task = ANY($2)
+           ORDER BY at LIMIT $1"#,
+        most,
+        &passed_over
     )
     .fetch_all(connection)
     .await?;

@@ -15,8 +15,11 @@ const LONGEST: Duration = Duration::from_secs(1);
 /// The shortest: what is late and still there is locked by another coordinator.
 const SHORTEST: Duration = Duration::from_millis(2);
 
-/// Makes every task that is due ready.
-pub(crate) async fn run(app: &App) -> Result<(), Error> {
+/// How soon to look again where timers were passed over.
+const BUSY: Duration = Duration::from_millis(100);
+
+/// Makes every task that is due ready; answers whether timers were passed over.
+pub(crate) async fn run(app: &App) -> Result<bool, Error> {
     while turn(app).await? >= usize::try_from(BATCH).unwrap_or_default() {}
     super::timers::run(app).await
 }
@@ -25,7 +28,9 @@ pub(crate) async fn run(app: &App) -> Result<(), Error> {
 pub(crate) async fn repeat(app: App, shutdown: CancellationToken) {
     loop {
         let next = match run(&app).await {
-            Ok(()) => next(&app).await,
+            Ok(false) => next(&app).await,
+            // They are past their time, and would be looked at without a pause.
+            Ok(true) => next(&app).await.map(|wait| wait.max(BUSY)),
             Err(error) => Err(error),
         };
         let wait = next.unwrap_or_else(|error| {

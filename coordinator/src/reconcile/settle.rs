@@ -3,40 +3,92 @@
 //!
 //! Whoever ends a task only notes that it did, in the same transaction. This settler takes the notes in batches, one
 //! settler at a time over all coordinators: so nothing it locks can be locked the other way round, and a task with
-//! 100,000 dependents, or a goal with 100,000 tasks, is settled by a few statements.
+//! many dependents, or a goal with many tasks, is settled by a few statements. A turn takes so much and no more, whatever the
+//! graph: others wait for the settlement lock meanwhile. What is left stays noted, and is next.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
+use std::time::Duration;
 
 use orca_proto::ids::TaskId;
 use orca_proto::task::State;
 use sqlx::PgConnection;
 
 use crate::app::transaction::transaction;
-use crate::app::{App, Error, cancel_under, describe};
+use crate::app::{App, Error, cancel_under, describe, settle_alone};
 use crate::db::apply::{Effects, apply};
+use crate::db::session;
 use crate::db::settlement::{self, Batch, Ended};
 use crate::db::snapshot::{self, Locked};
+use crate::error::said;
 use crate::lifecycle::{Change, Event, Finish, transition};
 
 /// Notes in one transaction.
 const BATCH: i64 = 2_000;
+/// Edges to dependents that one transaction follows.
+const EDGES: usize = 5_000;
+/// Tasks further behind a failure that one transaction skips.
+const DOOMED: i64 = 5_000;
+/// Of those who wait for one of them, how many it looks at.
+const FAN: i64 = 32;
+/// Tasks under others that one transaction cancels.
+const CHILDREN: usize = 5_000;
+/// How long a note rests that cannot be settled because somebody holds a lock for long.
+const HELD: Duration = Duration::from_secs(1);
+/// How long one rests that cannot be settled for another reason.
+const BROKEN: Duration = Duration::from_secs(60);
 /// Waiting tasks that one turn of the repair looks at.
 const REPAIRS: i64 = 100;
 
-/// Settles until there is nothing left.
+/// Settles until there is nothing left. After an error the notes are taken one by one for a while, and one that cannot be
+/// settled is set aside, so that it does not keep the others from being.
 pub(crate) async fn run(app: &App) -> Result<(), Error> {
-    while !app.0.shutdown.is_cancelled() && turn(app).await? {}
+    let mut most = BATCH;
+    while !app.0.shutdown.is_cancelled() {
+        match turn(app, most).await {
+            // Where a few were enough for a turn, the next is not tried with many.
+            Ok(Some(settled)) => most = settled.saturating_mul(2).clamp(2, BATCH),
+            Ok(None) => return Ok(()),
+            Err(error) if error.is_away() => return Err(error),
+            Err(_) if most > 1 => most = 1,
+            Err(error) => set_aside(app, &error).await?,
+        }
+    }
+    Ok(())
+}
+
+async fn set_aside(app: &App, error: &Error) -> Result<(), Error> {
+    let _turn = app.settlement_turn().await?;
+    let held = error.is_held() || error.is_contention();
+    let rest = if held { HELD } else { BROKEN };
+    let app = app.clone();
+    let task = app
+        .clone()
+        .spawned(async move {
+            transaction!(app, |tx, _effects| {
+                settle_alone(tx).await?;
+                Ok(settlement::set_aside(tx, rest).await?)
+            })
+        })
+        .await?;
+    let cause = std::error::Error::source(error).map(said).unwrap_or_default();
+    let task = task.map(|id| id.to_string()).unwrap_or_default();
+    if held {
+        tracing::warn!(task.id = task, cause, "what is to be settled is held by somebody; it is tried again");
+    } else {
+        tracing::error!(task.id = task, %error, cause, "the end of a task cannot be settled; it is tried again in a minute");
+    }
     Ok(())
 }
 
 /// Waiting tasks that nobody settled: there should never be one.
 pub(crate) async fn repair(app: &App) -> Result<(), Error> {
+    let _turn = app.settlement_turn().await?;
     let app = app.clone();
     app.clone()
         .spawned(async move {
             transaction!(app, |tx, effects| {
-                settlement::lock(tx).await?;
+                settle_alone(tx).await?;
                 let repaired = settlement::repair(tx, REPAIRS).await?;
                 if repaired > 0 {
                     effects.unsettled = true;
@@ -51,30 +103,91 @@ pub(crate) async fn repair(app: &App) -> Result<(), Error> {
         .await
 }
 
-async fn turn(app: &App) -> Result<bool, Error> {
+/// Settles at most `most` notes; answers how many, or nothing where there were none.
+async fn turn(app: &App, most: i64) -> Result<Option<i64>, Error> {
+    let _turn = app.settlement_turn().await?;
     let app = app.clone();
     app.clone()
         .spawned(async move {
             transaction!(app, |tx, effects| {
-                settlement::lock(tx).await?;
-                let batch = settlement::take(tx, BATCH).await?;
-                if batch.is_empty() {
-                    return Ok(false);
+                settle_alone(tx).await?;
+                session::wait_briefly(tx).await?;
+                let batch = settlement::take(tx, most).await?;
+                if batch.seqs.is_empty() {
+                    return Ok(None);
                 }
-                settle(tx, &batch, effects).await?;
-                Ok(true)
+                settle(tx, batch, effects).await.map(Some)
             })
         })
         .await
 }
 
-async fn settle(connection: &mut PgConnection, batch: &Batch, effects: &mut Effects) -> Result<(), Error> {
-    dependents(connection, &batch.ended, effects).await?;
-    let released = parents(connection, &batch.ended, effects).await?;
+async fn settle(
+    connection: &mut PgConnection,
+    mut batch: Batch,
+    effects: &mut Effects,
+) -> Result<i64, Error> {
+    let (edges, rest) = edges(connection, &mut batch).await?;
+    dependents(connection, &batch.ended, edges, effects).await?;
+    // Its parent hears of it when all who wait for it have.
+    let told = if rest { &[][..] } else { &batch.ended[..] };
+    let released = parents(connection, told, effects).await?;
     release(connection, &released, effects).await?;
-    if !batch.cancel_children.is_empty() {
+    cancel_children(connection, &mut batch, effects).await?;
+    settlement::done(connection, &batch.seqs).await?;
+    Ok(i64::try_from(batch.seqs.len()).unwrap_or(BATCH))
+}
+
+/// The edges to who waits for what ended. Where they are too many for one turn, the batch is cut; and where one task alone
+/// has too many, it is noted up to where it is settled, and stays.
+async fn edges(
+    connection: &mut PgConnection,
+    batch: &mut Batch,
+) -> Result<(Vec<(TaskId, TaskId)>, bool), Error> {
+    let most = i64::try_from(EDGES).unwrap_or(i64::MAX).saturating_add(1);
+    loop {
+        let mut edges = settlement::edges(connection, &batch.ended, most).await?;
+        edges.sort_unstable();
+        edges.dedup();
+        match &batch.ended[..] {
+            _ if edges.len() <= EDGES => return Ok((edges, false)),
+            [one] => {
+                edges.truncate(EDGES);
+                let (seq, upto) = (one.seq, edges.last().map_or(one.after, |(task, _)| *task));
+                settlement::settled_upto(connection, seq, upto).await?;
+                batch.cancel_children.clear();
+                batch.seqs.clear();
+                return Ok((edges, true));
+            }
+            more => {
+                batch.ended.truncate(more.len() / 2);
+                let last = batch.ended.last().map_or(0, |ended| ended.seq);
+                batch.cancel_children.retain(|note| note.seq <= last);
+                batch.seqs.retain(|seq| *seq <= last);
+            }
+        }
+    }
+}
+
+/// Cancels what is directly under tasks; what is under that is noted. What is more than one turn takes stays noted.
+async fn cancel_children(
+    connection: &mut PgConnection,
+    batch: &mut Batch,
+    effects: &mut Effects,
+) -> Result<(), Error> {
+    let mut left = CHILDREN;
+    for note in &batch.cancel_children {
+        if left == 0 {
+            batch.seqs.retain(|seq| *seq != note.seq);
+            continue;
+        }
         let reason = "a task beside it, or the one above it, did not succeed";
-        cancel_under(connection, &batch.cancel_children, reason, effects).await?;
+        let (count, last) = cancel_under(connection, note.parent, note.after, left, reason, effects).await?;
+        if count == left {
+            settlement::settled_upto(connection, note.seq, last).await?;
+            batch.seqs.retain(|seq| *seq != note.seq);
+        }
+        left -= count;
     }
     Ok(())
 }
@@ -82,12 +195,15 @@ async fn settle(connection: &mut PgConnection, batch: &Batch, effects: &mut Effe
 async fn dependents(
     connection: &mut PgConnection,
     ended: &[Ended],
+    edges: Vec<(TaskId, TaskId)>,
     effects: &mut Effects,
 ) -> Result<(), Error> {
-    let ids: Vec<TaskId> = ended.iter().map(|task| task.id).collect();
-    let waiting = settlement::dependents(connection, &ids).await?;
-    if waiting.is_empty() {
+    if edges.is_empty() {
         return Ok(());
+    }
+    let mut waiting: HashMap<TaskId, Vec<TaskId>> = HashMap::new();
+    for (task, needs) in edges {
+        waiting.entry(task).or_default().push(needs);
     }
     let failed: HashMap<TaskId, Arc<str>> = ended
         .iter()
@@ -96,7 +212,8 @@ async fn dependents(
         .collect();
     let doomed = doomed(connection, &failed).await?;
     let ids: BTreeSet<TaskId> = waiting.keys().chain(doomed.keys()).copied().collect();
-    let ids: Vec<TaskId> = ids.into_iter().collect();
+    // In a dense graph most have been skipped by now, and nobody comes to be blocked again.
+    let ids = settlement::blocked(connection, &ids.into_iter().collect::<Vec<_>>()).await?;
     let mut changes = Vec::new();
     for task in snapshot::lock(connection, &ids).await? {
         let needs = waiting.get(&task.id).map_or(&[][..], Vec::as_slice);
@@ -120,14 +237,14 @@ async fn doomed(
         return Ok(HashMap::new());
     }
     let mut ids: Vec<TaskId> = failed.keys().copied().collect();
-    let doomed = settlement::doomed(connection, &ids).await?;
+    let doomed = settlement::doomed(connection, &ids, FAN, DOOMED).await?;
     if doomed.is_empty() {
         return Ok(HashMap::new());
     }
     ids.extend(&doomed);
     let doomed: HashSet<TaskId> = doomed.into_iter().collect();
     let mut needed_by: HashMap<TaskId, Vec<TaskId>> = HashMap::new();
-    for (task, needs) in settlement::dependents(connection, &ids).await? {
+    for (task, needs) in settlement::dependents(connection, &ids, FAN).await? {
         if doomed.contains(&task) {
             needs.into_iter().for_each(|id| needed_by.entry(id).or_default().push(task));
         }

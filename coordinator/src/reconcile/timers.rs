@@ -1,6 +1,6 @@
 //! Timers that went off: tasks that no node took in time, deadlines, waits for approval and signals that took too long.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 
 use orca_proto::ids::TaskId;
 use orca_proto::spec::OnTimeout;
@@ -10,30 +10,40 @@ use crate::app::transaction::transaction;
 use crate::app::{App, Error};
 use crate::db::apply::apply;
 use crate::db::gate;
-use crate::db::snapshot::{self, Locked};
+use crate::db::snapshot::{self, Free, Locked};
 use crate::db::timer::{self, Due};
 use crate::lifecycle::{Change, Event, transition};
 
 /// Timers in one transaction.
 const BATCH: i64 = 1_000;
 
-/// Does what is to be done for them all.
-pub(crate) async fn run(app: &App) -> Result<(), Error> {
-    while turn(app).await? >= usize::try_from(BATCH).unwrap_or_default() {}
-    Ok(())
+/// Does what is to be done for them all; answers whether some were passed over, because their tasks are being changed by
+/// somebody just now.
+pub(crate) async fn run(app: &App) -> Result<bool, Error> {
+    let mut passed_over = Vec::new();
+    loop {
+        let (found, busy) = turn(app, passed_over.clone()).await?;
+        passed_over.extend(busy);
+        if found < usize::try_from(BATCH).unwrap_or_default() {
+            return Ok(!passed_over.is_empty());
+        }
+    }
 }
 
-async fn turn(app: &App) -> Result<usize, Error> {
+async fn turn(app: &App, passed_over: Vec<TaskId>) -> Result<(usize, HashSet<TaskId>), Error> {
     let app = app.clone();
     app.clone()
         .spawned(async move {
             transaction!(app, |tx, effects| {
-                let found = timer::due(tx, BATCH).await?;
+                let mut found = timer::due(tx, BATCH, &passed_over).await?;
+                let count = found.len();
                 if found.is_empty() {
-                    return Ok(0);
+                    return Ok((count, HashSet::new()));
                 }
                 // Locked first, then asked again: a timer may have been set anew in between.
-                let mut locked = lock(tx, &found).await?;
+                let Free { locked, busy } = snapshot::lock_free(tx, &tasks(&found)).await?;
+                found.retain(|due| !busy.contains(&due.task));
+                let mut locked = by_id(locked);
                 let mut taken = timer::take(tx, &found).await?;
                 while !taken.is_empty() {
                     let (mut changes, mut changed, mut further) = (Vec::new(), HashSet::new(), Vec::new());
@@ -54,21 +64,21 @@ async fn turn(app: &App) -> Result<usize, Error> {
                     effects.events |= !changes.is_empty();
                     apply(tx, &changes, effects).await?;
                     // What is left is of tasks that the others have changed.
-                    locked = lock(tx, &further).await?;
+                    locked = by_id(snapshot::lock(tx, &tasks(&further)).await?);
                     taken = further;
                 }
-                Ok(found.len())
+                Ok((count, busy))
             })
         })
         .await
 }
 
-async fn lock(connection: &mut PgConnection, timers: &[Due]) -> Result<HashMap<TaskId, Locked>, Error> {
-    let mut ids: Vec<_> = timers.iter().map(|timer| timer.task).collect();
-    ids.sort_unstable();
-    ids.dedup();
-    let locked = snapshot::lock(connection, &ids).await?;
-    Ok(locked.into_iter().map(|task| (task.id, task)).collect())
+fn tasks(timers: &[Due]) -> Vec<TaskId> {
+    timers.iter().map(|timer| timer.task).collect::<BTreeSet<_>>().into_iter().collect()
+}
+
+fn by_id(locked: Vec<Locked>) -> HashMap<TaskId, Locked> {
+    locked.into_iter().map(|task| (task.id, task)).collect()
 }
 
 /// What a timer makes of its task; nothing where it has begun, or ended, meanwhile.

@@ -98,6 +98,11 @@ impl Server {
         self.request(method, path).bearer_auth(self.token(Access::Operator))
     }
 
+    /// A request by an admin.
+    pub(crate) fn admin(&self, method: Method, path: &str) -> RequestBuilder {
+        self.request(method, path).bearer_auth(self.token(Access::Admin))
+    }
+
     /// A worker that is registered under the name `w1`.
     pub(crate) async fn worker(&self) -> Worker {
         let client = self.client(Access::Worker);

@@ -137,3 +137,45 @@ async fn every_answer_carries_a_request_id_and_a_sane_one_is_kept() {
     assert!(uuid::Uuid::parse_str(odd.headers()["x-request-id"].to_str().unwrap()).is_ok());
     server.stop().await;
 }
+
+#[tokio::test]
+async fn large_bodies_that_one_caller_sends_slowly_hold_up_no_other_caller() {
+    let server = Server::start().await;
+    let (begun, mut sent) = tokio::sync::mpsc::unbounded_channel();
+    let slow: Vec<_> = (0..5)
+        .map(|_| {
+            let begun = begun.clone();
+            let pieces =
+                futures_util::stream::iter((0..6).map(|_| Ok::<_, std::io::Error>(vec![b' '; 1 << 20])));
+            let stalled = futures_util::stream::poll_fn(move |_| {
+                let _ = begun.send(());
+                std::task::Poll::<Option<Result<Vec<u8>, std::io::Error>>>::Pending
+            });
+            let body = Body::wrap_stream(futures_util::StreamExt::chain(pieces, stalled));
+            let request =
+                server.operator(Method::POST, "/v1/batches").header("content-type", "application/json");
+            tokio::spawn(request.body(body).send())
+        })
+        .collect();
+    // Those that got no place are no longer read, so that the others have come to their middle.
+    sent.recv().await.unwrap();
+    let other = server.token_for(Access::Operator, "other", "bob");
+    for _ in 0..3 {
+        let request = server.request(Method::POST, "/v1/batches").bearer_auth(&other);
+        let body = vec![b' '; 8 << 20];
+        let answer = request.header("content-type", "application/json").body(body).send();
+        let answer = tokio::time::timeout(std::time::Duration::from_secs(10), answer).await;
+        assert_eq!(refusal(answer.expect("it waits for the slow ones").unwrap()).await.0, 400);
+    }
+    slow.iter().for_each(tokio::task::JoinHandle::abort);
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn the_figures_of_all_namespaces_are_the_admins() {
+    let server = Server::start().await;
+    let answer = server.operator(Method::GET, "/metrics").send().await.unwrap();
+    assert_eq!(refusal(answer).await.0, 403);
+    assert_eq!(server.admin(Method::GET, "/metrics").send().await.unwrap().status(), 200);
+    server.stop().await;
+}

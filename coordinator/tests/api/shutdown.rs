@@ -14,7 +14,7 @@ async fn until_held(server: &Server, kind: &str, count: u32) {
     let line = format!("orca_http_held_requests{{kind=\"{kind}\"}} {count}");
     let held = async {
         loop {
-            let text = server.operator(Method::GET, "/metrics").send().await.unwrap().text().await.unwrap();
+            let text = server.admin(Method::GET, "/metrics").send().await.unwrap().text().await.unwrap();
             if text.contains(&line) {
                 return;
             }

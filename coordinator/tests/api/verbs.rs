@@ -164,7 +164,7 @@ async fn the_figures_tell_of_requests_tasks_nodes_and_the_database() {
     let server = Server::start().await;
     server.client(Access::Operator).enqueue(&task("t"), None).await.unwrap();
     server.worker().await;
-    let answer = server.operator(Method::GET, "/metrics").send().await.unwrap();
+    let answer = server.admin(Method::GET, "/metrics").send().await.unwrap();
     assert!(answer.headers()["content-type"].to_str().unwrap().starts_with("application/openmetrics-text"));
     let text = answer.text().await.unwrap();
     for part in [

@@ -11,16 +11,19 @@ use orca_proto::attempt::Children;
 use orca_proto::ids::TaskId;
 use orca_proto::log::{LogAppend, LogLine, Stream};
 use orca_proto::namespace::Quota;
+use orca_proto::node::ClaimRequest;
 use orca_proto::plan::Batch;
+use orca_proto::problem::Kind;
 use orca_proto::selector::{BulkCancel, Selector};
+use orca_proto::signal::Signal;
 use orca_proto::spec::{NewTask, Unique};
-use orca_proto::task::{Progress, State};
+use orca_proto::task::{Cancellation, Progress, State};
 use orca_proto::token::Access;
 use sqlx::PgConnection;
 use tokio::task::JoinHandle;
 use uuid::Uuid;
 
-use super::support::{LEASE, SOON, TestApp, after, failure, lease, principal, task};
+use super::support::{LEASE, SOON, TestApp, after, failure, kind, lease, principal, task};
 
 /// Somebody else at the database.
 struct Other(PgConnection);
@@ -385,4 +388,73 @@ async fn a_log_that_passes_its_cap_shares_no_grant_that_it_is_about_to_write_to(
     let special: Vec<Uuid> =
         sqlx::query_scalar("SELECT unnest(special) FROM orca.grants").fetch_all(&mut two.0).await.unwrap();
     assert_eq!(special, vec![grant.task.0]);
+}
+
+#[tokio::test]
+async fn nobody_waits_for_a_task_of_another_namespace() {
+    let test = TestApp::start().await;
+    let id = test.enqueue(task("a")).await;
+    let stranger = principal("other", "bob", Access::Operator);
+    let own = test.app.task_enqueue(&stranger, task("b"), None).await.unwrap().0.summary.id;
+    test.stop().await;
+    let mut other = Other::of(&test).await;
+    other.locks(id).await;
+    let soon = Duration::from_secs(5);
+    let cancelled = test.app.task_cancel(&stranger, id, Cancellation::default());
+    let cancelled = tokio::time::timeout(soon, cancelled).await.expect("the cancel waits");
+    assert_eq!(kind(cancelled), Kind::NotFound);
+    let signal = Signal { name: "go".into(), payload: serde_json::Value::Null };
+    let signalled = tokio::time::timeout(soon, test.app.task_signal(&stranger, id, signal)).await;
+    assert_eq!(kind(signalled.expect("the signal waits")), Kind::NotFound);
+    let spec = after("c", &[&own.to_string(), &id.to_string()]);
+    let enqueued = test.app.task_enqueue(&stranger, spec.clone(), None);
+    let enqueued = tokio::time::timeout(soon, enqueued).await.expect("the enqueue waits").unwrap_err();
+    assert_eq!(enqueued.problem().errors[0].pointer, "/depends_on/1");
+    let keyed = NewTask { unique: Some(Unique { key: "k".into(), r#while: Default::default() }), ..spec };
+    let enqueued = tokio::time::timeout(soon, test.app.task_enqueue(&stranger, keyed, None)).await;
+    assert_eq!(
+        enqueued.expect("the keyed enqueue waits").unwrap_err().problem().errors[0].pointer,
+        "/depends_on/1"
+    );
+    other.does("COMMIT").await;
+}
+
+#[tokio::test]
+async fn a_lease_or_timer_whose_task_somebody_holds_keeps_no_other_from_its_end() {
+    let test = TestApp::start().await;
+    let deadline = Timestamp::now() + SignedDuration::from_secs(2 * LEASE.as_secs().cast_signed());
+    let timed = |name| NewTask { deadline: Some(deadline), queue: "nobody".into(), ..task(name) };
+    let timers = [test.enqueue(timed("t")).await, test.enqueue(timed("u")).await];
+    let batch = Batch { tasks: vec![task("a"), task("b")] };
+    let together = test.app.batch_enqueue(&test.operator(), batch, None).await.unwrap().ids;
+    let ids = [together[0], together[1], test.enqueue(task("c")).await];
+    let node = test.worker("w").await;
+    // The first two are of one grant, which is held as well.
+    let request = ClaimRequest {
+        instance: node.instance,
+        slots: 2,
+        wait: Duration::ZERO.into(),
+        queues: vec!["default".into()],
+        free: None,
+    };
+    assert_eq!(test.app.node_claim(&node.who, node.id, request.clone()).await.unwrap().grants.len(), 2);
+    assert_eq!(test.app.node_claim(&node.who, node.id, request).await.unwrap().grants.len(), 1);
+    let (mut one, mut two) = (Other::of(&test).await, Other::of(&test).await);
+    one.locks(timers[0]).await;
+    one.does_to("SELECT FROM orca.tasks WHERE id = $1 FOR UPDATE", ids[0]).await;
+    two.does("BEGIN").await;
+    two.does_to("SELECT FROM orca.grants WHERE $1 = ANY (tasks) FOR UPDATE", ids[0]).await;
+    test.clock.advance(3 * LEASE);
+    let swept = tokio::time::timeout(Duration::from_secs(10), test.app.reconcile()).await;
+    swept.expect("the sweep waits").unwrap();
+    let node = async |id| test.state(id).await;
+    assert_eq!([node(timers[0]).await, node(timers[1]).await], [State::Ready, State::Expired]);
+    assert_eq!([node(ids[0]).await, node(ids[1]).await], [State::Running; 2]);
+    assert_ne!(node(ids[2]).await, State::Running);
+    two.does("COMMIT").await;
+    one.does("COMMIT").await;
+    test.reconcile().await;
+    assert_eq!(test.state(timers[0]).await, State::Expired);
+    assert!(test.state(ids[0]).await != State::Running && test.state(ids[1]).await != State::Running);
+    test.stop().await;
 }

@@ -29,6 +29,7 @@ mod races;
 mod reports;
 mod retention;
 mod schedules;
+mod settlement;
 mod signals;
 mod support;
 mod unique;

@@ -6,6 +6,7 @@ use orca_coordinator::app::Error;
 use orca_proto::attempt::Received;
 use orca_proto::duration::Span;
 use orca_proto::ids::TaskId;
+use orca_proto::limits;
 use orca_proto::node::Grant;
 use orca_proto::problem::Kind;
 use orca_proto::signal::Signal;
@@ -156,5 +157,27 @@ async fn signals_to_what_has_ended_is_not_there_or_cannot_be_kept_are_refused() 
     assert_eq!(look(&node, &grant, "go", Span::secs(0)).await.unwrap(), None);
     node.succeed(&grant, json!(1)).await;
     assert_eq!(kind(send(&test, id, "go", Value::Null).await), Kind::Conflict);
+    test.stop().await;
+}
+
+#[tokio::test]
+async fn a_task_is_sent_so_many_signals_that_it_does_not_read_and_no_more() {
+    let test = TestApp::start().await;
+    let node = test.worker("w").await;
+    let mut spec = task("a");
+    spec.wait_for = vec![serde_json::from_value(json!({"signal": "awaited"})).unwrap()];
+    let id = test.enqueue(spec).await;
+    for n in 0..limits::UNREAD_SIGNALS {
+        send(&test, id, &format!("s{n}"), json!(n)).await.unwrap();
+    }
+    assert_eq!(kind(send(&test, id, "more", json!(1)).await), Kind::Conflict);
+    send(&test, id, "s0", json!(0)).await.unwrap();
+    send(&test, id, "awaited", json!(1)).await.unwrap();
+    let grant = node.claim_one().await;
+    assert_eq!(kind(send(&test, id, "more", json!(1)).await), Kind::Conflict);
+    assert!(look(&node, &grant, "more", Span::secs(0)).await.unwrap().is_none());
+    assert!(look(&node, &grant, "s0", Span::secs(0)).await.unwrap().is_some());
+    send(&test, id, "more", json!(1)).await.unwrap();
+    assert_eq!(kind(send(&test, id, "another", json!(1)).await), Kind::Conflict);
     test.stop().await;
 }

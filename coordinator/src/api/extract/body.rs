@@ -1,25 +1,31 @@
-//! Reading bodies: bounded in size, in silence, and in how many large ones there are at a time.
+//! Reading bodies: bounded in size, in silence, and the large ones also in how slow they may be and how many there are at a
+//! time.
 
 use std::io;
-use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use axum::body::Body;
 use axum::extract::{FromRequest, Request};
 use axum::http::HeaderMap;
 use axum::http::header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, EXPECT};
+use axum::http::request::Parts;
 use bytes::Bytes;
 use futures_util::Stream;
 use http_body_util::BodyExt;
 use orca_proto::limits;
 use orca_proto::problem::Kind;
-use tokio::sync::OwnedSemaphorePermit;
 
 use super::super::Api;
+use super::super::pipeline::Caller;
 use super::super::refusal::Refusal;
+use super::super::share::LargeBody;
 
 /// How long a body may be silent in its middle.
 const SILENCE: Duration = Duration::from_secs(15);
+/// How much of a large body must come in each [`WINDOW`] once it has its place: 64 KiB/s.
+const WINDOW_BYTES: usize = 640 << 10;
+/// Over how long the pace is measured.
+const WINDOW: Duration = Duration::from_secs(10);
 /// How much of a body that is too large is still read, so that the caller gets to read the answer.
 const DRAIN: usize = 64 << 20;
 /// And for how long.
@@ -31,16 +37,12 @@ const TRUSTED: usize = 256 << 10;
 pub(super) struct Whole {
     /// The bytes.
     pub(super) bytes: Vec<u8>,
-    _turn: Option<OwnedSemaphorePermit>,
+    _turn: Option<LargeBody>,
 }
 
 /// The whole body, if it has at most `limit` bytes.
-pub(super) async fn read(
-    headers: &HeaderMap,
-    mut body: Body,
-    limit: usize,
-    api: &Api,
-) -> Result<Whole, Refusal> {
+pub(super) async fn read(parts: &Parts, mut body: Body, limit: usize, api: &Api) -> Result<Whole, Refusal> {
+    let headers = &parts.headers;
     let declared = content_length(headers);
     if declared.is_some_and(|length| length > limit as u64) {
         // Who asks first (`Expect: 100-continue`) has not sent anything yet, and need not.
@@ -51,19 +53,49 @@ pub(super) async fn read(
     }
     let declared = declared.and_then(|length| usize::try_from(length).ok()).unwrap_or(0);
     let mut bytes = Vec::with_capacity(declared.min(TRUSTED));
-    let mut turn = None;
+    let mut turn: Option<(LargeBody, Pace)> = None;
     while let Some(chunk) = next(&mut body).await? {
         if bytes.len() + chunk.len() > limit {
             drop(bytes);
             drain(body).await;
             return Err(too_large(limit));
         }
-        if turn.is_none() && bytes.len() + chunk.len() > limits::BODY {
-            turn = Arc::clone(&api.large_bodies).acquire_owned().await.ok();
+        if let Some((_, pace)) = &mut turn {
+            pace.came(chunk.len(), Instant::now())?;
+        } else if bytes.len() + chunk.len() > limits::BODY {
+            let caller = parts.extensions.get::<Caller>().and_then(Caller::key);
+            let place = api.shares.large_body(caller).await;
+            turn = Some((place, Pace { began: Instant::now(), bytes: 0 }));
         }
         bytes.extend_from_slice(&chunk);
     }
-    Ok(Whole { bytes, _turn: turn })
+    Ok(Whole { bytes, _turn: turn.map(|(place, _)| place) })
+}
+
+/// How fast a large body comes: its place is one of few.
+struct Pace {
+    began: Instant,
+    bytes: usize,
+}
+
+impl Pace {
+    fn came(&mut self, bytes: usize, now: Instant) -> Result<(), Refusal> {
+        self.bytes = self.bytes.saturating_add(bytes);
+        if now.saturating_duration_since(self.began) < WINDOW {
+            return Ok(());
+        }
+        if self.bytes < WINDOW_BYTES {
+            let detail = format!(
+                "the body came too slowly: beyond {} MiB at least {} KiB must come in {} s",
+                limits::BODY >> 20,
+                WINDOW_BYTES >> 10,
+                WINDOW.as_secs()
+            );
+            return Err(Refusal::new(Kind::Timeout, detail));
+        }
+        (self.began, self.bytes) = (now, 0);
+        Ok(())
+    }
 }
 
 /// The next piece of data; `None` at the end.
@@ -133,7 +165,7 @@ impl FromRequest<Api> for NoBody {
         const LIMIT: usize = 1_024;
         let (parts, body) = request.into_parts();
         refuse_encoded(&parts.headers)?;
-        let bytes = read(&parts.headers, body, LIMIT, api).await?.bytes;
+        let bytes = read(&parts, body, LIMIT, api).await?.bytes;
         if bytes.is_empty() {
             return Ok(Self);
         }
@@ -189,5 +221,30 @@ impl Upload {
                 }
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_large_body_that_trickles_is_cut_off_and_one_that_flows_is_not() {
+        let began = Instant::now();
+        let mut flowing = Pace { began, bytes: 0 };
+        let mut trickling = Pace { began, bytes: 0 };
+        for second in 1..=60_u64 {
+            let now = began + Duration::from_secs(second);
+            assert!(flowing.came(70 << 10, now).is_ok(), "after {second} s");
+            assert_eq!(trickling.came(1 << 10, now).is_ok(), second < 10, "after {second} s");
+            if second == 10 {
+                break;
+            }
+        }
+        for second in 11..=60_u64 {
+            assert!(flowing.came(70 << 10, began + Duration::from_secs(second)).is_ok());
+        }
+        let refusal = trickling.came(1, began + Duration::from_secs(11)).unwrap_err();
+        assert_eq!(refusal.problem().kind, Kind::Timeout);
     }
 }

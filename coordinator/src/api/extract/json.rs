@@ -32,7 +32,7 @@ impl<T: DeserializeOwned + Send + 'static, const LIMIT: usize> FromRequest<Api> 
         require_json(&parts.headers)?;
         body::refuse_encoded(&parts.headers)?;
         // Boxed: every handler's future has room for this one in it, and some wait for a minute once it is done.
-        let whole = Box::pin(body::read(&parts.headers, body, LIMIT, api)).await?;
+        let whole = Box::pin(body::read(&parts, body, LIMIT, api)).await?;
         if whole.bytes.len() <= INLINE {
             return parse(&whole.bytes).map(Self);
         }
