@@ -123,13 +123,16 @@ pub(crate) async fn settled_upto(connection: &mut PgConnection, seq: i64, after:
         .map(drop)
 }
 
-/// Lets the oldest entry rest for a while; answers its task.
-pub(crate) async fn set_aside(connection: &mut PgConnection, rest: Duration) -> sqlx::Result<Option<TaskId>> {
+/// Lets an entry rest for a while; answers its task, if it is still there.
+pub(crate) async fn set_aside(
+    connection: &mut PgConnection,
+    seq: i64,
+    rest: Duration,
+) -> sqlx::Result<Option<TaskId>> {
     let task = sqlx::query_scalar!(
-        r#"UPDATE orca.unsettled SET not_before = orca.now() + $1::bigint * interval '1 millisecond'
-           WHERE seq = (SELECT u.seq FROM orca.unsettled u WHERE u.not_before IS NULL OR u.not_before <= orca.now()
-                        ORDER BY u.seq LIMIT 1)
-           RETURNING task"#,
+        r#"UPDATE orca.unsettled SET not_before = orca.now() + $2::bigint * interval '1 millisecond'
+           WHERE seq = $1 RETURNING task"#,
+        seq,
         millis(rest)
     )
     .fetch_optional(connection)

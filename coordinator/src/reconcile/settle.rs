@@ -8,6 +8,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
 use orca_proto::ids::TaskId;
@@ -23,6 +24,8 @@ use crate::db::snapshot::{self, Locked};
 use crate::error::said;
 use crate::lifecycle::{Change, Event, Finish, transition};
 
+/// No note: they are counted from 1.
+const NONE: i64 = 0;
 /// Notes in one transaction.
 const BATCH: i64 = 2_000;
 /// Edges to dependents that one transaction follows.
@@ -45,19 +48,23 @@ const REPAIRS: i64 = 100;
 pub(crate) async fn run(app: &App) -> Result<(), Error> {
     let mut most = BATCH;
     while !app.0.shutdown.is_cancelled() {
-        match turn(app, most).await {
+        let oldest = Arc::new(AtomicI64::new(NONE));
+        match turn(app, most, &oldest).await {
             // Where a few were enough for a turn, the next is not tried with many.
             Ok(Some(settled)) => most = settled.saturating_mul(2).clamp(2, BATCH),
             Ok(None) => return Ok(()),
             Err(error) if error.is_away() => return Err(error),
             Err(_) if most > 1 => most = 1,
-            Err(error) => set_aside(app, &error).await?,
+            Err(error) => match oldest.load(Ordering::Relaxed) {
+                NONE => return Err(error),
+                seq => set_aside(app, seq, &error).await?,
+            },
         }
     }
     Ok(())
 }
 
-async fn set_aside(app: &App, error: &Error) -> Result<(), Error> {
+async fn set_aside(app: &App, seq: i64, error: &Error) -> Result<(), Error> {
     let _turn = app.settlement_turn().await?;
     let held = error.is_held() || error.is_contention();
     let rest = if held { HELD } else { BROKEN };
@@ -67,16 +74,16 @@ async fn set_aside(app: &App, error: &Error) -> Result<(), Error> {
         .spawned(async move {
             transaction!(app, |tx, _effects| {
                 settle_alone(tx).await?;
-                Ok(settlement::set_aside(tx, rest).await?)
+                Ok(settlement::set_aside(tx, seq, rest).await?)
             })
         })
         .await?;
     let cause = std::error::Error::source(error).map(said).unwrap_or_default();
-    let task = task.map(|id| id.to_string()).unwrap_or_default();
+    let Some(task) = task else { return Ok(()) };
     if held {
-        tracing::warn!(task.id = task, cause, "what is to be settled is held by somebody; it is tried again");
+        tracing::warn!(task.id = %task, cause, "what is to be settled is held by somebody; it is tried again");
     } else {
-        tracing::error!(task.id = task, %error, cause, "the end of a task cannot be settled; it is tried again in a minute");
+        tracing::error!(task.id = %task, %error, cause, "the end of a task cannot be settled; it is tried again in a minute");
     }
     Ok(())
 }
@@ -103,19 +110,19 @@ pub(crate) async fn repair(app: &App) -> Result<(), Error> {
         .await
 }
 
-/// Settles at most `most` notes; answers how many, or nothing where there were none.
-async fn turn(app: &App, most: i64) -> Result<Option<i64>, Error> {
+/// Settles at most `most` notes; answers how many, or nothing where there were none. Leaves in `oldest` which was the first,
+/// also where it fails: whoever else settles may have taken it, or another, by then.
+async fn turn(app: &App, most: i64, oldest: &Arc<AtomicI64>) -> Result<Option<i64>, Error> {
     let _turn = app.settlement_turn().await?;
-    let app = app.clone();
+    let (app, oldest) = (app.clone(), Arc::clone(oldest));
     app.clone()
         .spawned(async move {
             transaction!(app, |tx, effects| {
                 settle_alone(tx).await?;
                 session::wait_briefly(tx).await?;
                 let batch = settlement::take(tx, most).await?;
-                if batch.seqs.is_empty() {
-                    return Ok(None);
-                }
+                let Some(first) = batch.seqs.first() else { return Ok(None) };
+                oldest.store(*first, Ordering::Relaxed);
                 settle(tx, batch, effects).await.map(Some)
             })
         })
