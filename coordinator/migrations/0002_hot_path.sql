@@ -300,11 +300,12 @@ DECLARE
     v_node orca.nodes;
     v_free boolean;
 BEGIN
+    -- First, although it is the last elsewhere: nothing after it is waited for.
+    PERFORM orca.lock_tails(p_lanes[1 : 1]);
     SELECT * INTO v_node FROM orca.nodes n
     WHERE n.id = p_node AND n.instance = p_instance AND NOT n.draining FOR NO KEY UPDATE SKIP LOCKED;
     v_free := FOUND AND pg_try_advisory_xact_lock(7024421, v_lane & 511)
         AND pg_try_advisory_xact_lock_shared(7024422, hashtext(v_node.namespace));
-    PERFORM pg_advisory_xact_lock(7024420, v_lane & 511);
     IF v_free THEN
         v_free := v_node.slots >= v_count
                 + (SELECT coalesce(sum(g.open), 0) FROM orca.grants g WHERE g.node = p_node AND g.open > 0)

@@ -82,7 +82,7 @@ impl App {
             let most = i64::try_from(most).unwrap_or(i64::MAX);
             // Before anything is read: what there is no room for is looked at again and again.
             let room = quota::room(&mut connection, namespace).await?.unwrap_or(most);
-            if room == 0 {
+            if room == 0 || self.0.lines.is_full(namespace) {
                 turns.add_full(namespace.to_owned());
                 return Ok(0);
             }
@@ -194,6 +194,13 @@ impl App {
         match stored {
             Ok(None) => Ok(()),
             Err(Error::Unavailable(NO_ROOM)) => {
+                turns.add_full(kept.namespace);
+                Ok(())
+            }
+            // Too many kinds of tasks wait: that passes.
+            Err(Error::Refused(problem))
+                if problem.kind == Kind::QuotaExceeded && self.0.lines.is_full(&kept.namespace) =>
+            {
                 turns.add_full(kept.namespace);
                 Ok(())
             }

@@ -20,8 +20,8 @@ const FRESH: Duration = Duration::from_secs(1);
 const KNOWN_BOUNDS: Duration = Duration::from_secs(5);
 /// Lanes whose numbers are kept, beside those in which something waits.
 const KNOWN: usize = 100_000;
-/// Lanes of a namespace in which something is known to wait. Of more than these no new ones are made, and what waits in others
-/// that exist is found when some of these are empty.
+/// Lanes of a namespace in which something is known to wait. Where there are so many no new ones are made; of those that exist
+/// beyond them others are known after each look, and whichever something enters.
 pub(crate) const WAITING: usize = 10_000;
 
 /// Everything that is known.
@@ -264,14 +264,18 @@ impl State {
         key
     }
 
-    /// Notes that something waits in a lane, as of `version`; nothing where the namespace has too many such already.
+    /// Notes that something waits in a lane, as of `version`. Where the namespace has too many such already, another is forgotten
+    /// for it until a look finds it again.
     fn hold(&mut self, id: i32, lane: Arc<LaneKey>, since_us: i64, version: u64) -> Option<&mut Held> {
         if !self.waiting.contains_key(&lane.namespace) {
             self.waiting.insert(lane.namespace.clone(), HashMap::new());
         }
         let lanes = self.waiting.get_mut(&lane.namespace)?;
-        if lanes.len() >= WAITING && !lanes.contains_key(&id) {
-            return None;
+        if lanes.len() >= WAITING
+            && !lanes.contains_key(&id)
+            && let Some(other) = lanes.keys().next().copied()
+        {
+            lanes.remove(&other);
         }
         let held = lanes.entry(id).or_insert(Held { lane, since_us, waiting: 0, version });
         held.version = version;
@@ -303,6 +307,8 @@ mod tests {
         assert_eq!(lines.look("quiet", Role::Work).lines.len(), 1);
         assert_eq!(lines.look("loud", Role::Work).lines.len(), WAITING);
         assert!(lines.is_full("loud") && !lines.is_full("quiet"));
+        let last = i32::try_from(KNOWN + 3 * WAITING).unwrap();
+        assert!(lines.look("loud", Role::Work).lines.iter().any(|line| line.id == last));
         assert!(lines.lock().keys.len() <= KNOWN + 2 * (WAITING + 1));
     }
 

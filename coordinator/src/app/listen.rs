@@ -18,7 +18,8 @@ use uuid::Uuid;
 
 use super::App;
 use super::signals::Outbox;
-use crate::db::{lane, node, session};
+use crate::db::lane::{self, Among};
+use crate::db::{node, session};
 
 /// Before the listener connects again.
 const PAUSE: Duration = Duration::from_secs(1);
@@ -146,7 +147,7 @@ async fn pass_on(app: &App, notice: &Notice) -> sqlx::Result<()> {
     if !notice.lanes.is_empty() {
         let version = lines.version();
         let mut connection = app.0.pool.acquire().await?;
-        let waiting = lane::waiting(&mut connection, Some(&notice.lanes)).await?;
+        let waiting = lane::waiting(&mut connection, Among::These(&notice.lanes)).await?;
         drop(connection);
         let keys: Vec<_> = waiting.iter().map(|lane| lane.key.clone()).collect();
         lines.refresh(version, waiting, false);

@@ -7,7 +7,7 @@ use super::{App, Error};
 use crate::db::quota;
 
 /// Tasks of a lane up to which those that ended in line are looked for before an enqueue is refused.
-const EXACT: i64 = 100_000;
+const EXACT: i64 = 5_000;
 
 /// Makes sure that `more` tasks may be enqueued, of which some stand in `queues`. Others who do the same in this namespace wait
 /// for each other until their transactions end, if it has a quota. Queues that the transaction has made already are counted.

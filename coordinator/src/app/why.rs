@@ -194,7 +194,7 @@ async fn others(
     let fit = scene.nodes.iter().filter(|node| dispatch::fits(node, &scene.key));
     let fleet = Fleet::new(fit.map(|node| (&node.labels, &node.queues)));
     let lanes = why::lanes(tx, namespace, role_word(task.role)).await?;
-    let lines: Vec<Line> = lane::waiting(tx, Some(&lanes))
+    let lines: Vec<Line> = lane::waiting(tx, lane::Among::These(&lanes))
         .await?
         .into_iter()
         .filter(|lane| scene.nodes.is_empty() || fleet.may_take(&lane.key))

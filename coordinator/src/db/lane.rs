@@ -103,13 +103,23 @@ pub(crate) struct Waiting {
 }
 
 /// Lanes of one namespace that a look goes through.
-const LOOKED_AT: i64 = 50_000;
+const LOOKED_AT: i64 = 10_000;
 
-/// The lanes in which something waits, and since when its first has been in line; with `only`, of those.
-pub(crate) async fn waiting(
-    connection: &mut PgConnection,
-    only: Option<&[i32]>,
-) -> sqlx::Result<Vec<Waiting>> {
+/// Which lanes to look at.
+#[derive(Clone, Copy)]
+pub(crate) enum Among<'a> {
+    /// These.
+    These(&'a [i32]),
+    /// All that are not paused; of a namespace with very many of them as many as can be kept in mind, others for each seed.
+    All(i32),
+}
+
+/// The lanes in which something waits, and since when its first has been in line.
+pub(crate) async fn waiting(connection: &mut PgConnection, among: Among<'_>) -> sqlx::Result<Vec<Waiting>> {
+    let (only, seed) = match among {
+        Among::These(lanes) => (Some(lanes), 0),
+        Among::All(seed) => (None, seed),
+    };
     let rows = sqlx::query!(
         r#"SELECT l.id, l.namespace, l.role, l.queue, l.grp, l.priority, l.millicpus, l.memory, l.requires, l.prefers,
                   first.ready_at AS "since!: Time",
@@ -119,8 +129,11 @@ pub(crate) async fn waiting(
            FROM (SELECT unnest($1::int[]) AS id
                  UNION ALL
                  SELECT r.id FROM (
-                     SELECT n.id, row_number() OVER (PARTITION BY n.namespace ORDER BY n.id) AS place
-                     FROM orca.lined d JOIN orca.lanes n ON n.id = d.lane WHERE $1 IS NULL) r
+                     SELECT n.id, row_number() OVER (PARTITION BY n.namespace ORDER BY hashint4(n.id # $3)) AS place
+                     FROM orca.lined d JOIN orca.lanes n ON n.id = d.lane
+                     WHERE $1 IS NULL AND NOT EXISTS (
+                         SELECT FROM orca.queues q WHERE q.namespace = n.namespace AND q.queue = n.queue
+                           AND q.grp IN ('', n.grp) AND q.paused_at IS NOT NULL)) r
                  WHERE r.place <= $2) x
            JOIN orca.lanes l ON l.id = x.id
            LEFT JOIN LATERAL (SELECT g.seq, g.upto FROM orca.grants g WHERE g.lane = l.id
@@ -135,7 +148,8 @@ pub(crate) async fn waiting(
                                ORDER BY s.seq LIMIT 1) first
            WHERE (head.seq IS NULL OR tail.seq > head.seq OR (tail.seq = head.seq AND tail.size > head.upto))"#,
         only,
-        LOOKED_AT
+        LOOKED_AT,
+        seed
     )
     .fetch_all(connection)
     .await?;

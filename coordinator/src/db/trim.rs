@@ -17,7 +17,7 @@ pub(crate) struct Stale {
 pub(crate) async fn stale(connection: &mut PgConnection, after: i32, most: i64) -> sqlx::Result<Stale> {
     let row = sqlx::query!(
         r#"SELECT max(l.id) AS last, coalesce(array_agg(l.id) FILTER (WHERE first.task IS NOT NULL AND alive.yes IS NULL), '{}') AS "lanes!"
-           FROM (SELECT id FROM orca.lanes WHERE id > $1 ORDER BY id LIMIT $2) l
+           FROM (SELECT d.lane AS id FROM orca.lined d WHERE d.lane > $1 ORDER BY d.lane LIMIT $2) l
            LEFT JOIN LATERAL (SELECT g.seq, g.upto FROM orca.grants g WHERE g.lane = l.id
                               ORDER BY g.seq DESC, g.upto DESC LIMIT 1) head ON true
            LEFT JOIN LATERAL (SELECT s.tasks[CASE WHEN s.seq = head.seq THEN head.upto ELSE 0 END + 1] AS task

@@ -106,8 +106,8 @@ async fn repeat(
                 Period::Every(time) => tokio::time::sleep(time).await,
                 Period::Lanes => {
                     // However much waits, most of the database's time is for other things.
-                    tokio::time::sleep(GAP.max(4 * took)).await;
-                    let _ = tokio::time::timeout(SAFETY_NET, app.0.signals.dropped.notified()).await;
+                    tokio::time::sleep((4 * took).clamp(GAP, SAFETY_NET / 2)).await;
+                    let _ = tokio::time::timeout(SAFETY_NET / 2, app.0.signals.dropped.notified()).await;
                 }
                 Period::Settlement => {
                     let _ = tokio::time::timeout(SAFETY_NET, app.0.signals.unsettled.notified()).await;

@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use crate::app::transaction::transaction;
+use crate::app::transaction::{sample, transaction};
 use crate::app::{App, Error};
 use crate::db::{leftover, partition};
 
@@ -17,6 +17,9 @@ const SHARE: u32 = 8;
 const MADE: usize = 4;
 /// Partitions looked at in one turn.
 const LOOKS: usize = 64;
+/// How often a turn tries again to have the tasks for a moment, and the pause before it.
+const TRIES: u32 = 8;
+const PAUSE: Duration = Duration::from_millis(200);
 /// How soon one that an open task keeps is looked at again.
 const AGAIN: Duration = Duration::from_secs(60);
 /// Rows in one transaction.
@@ -31,9 +34,22 @@ fn width(retention: Duration) -> Duration {
 /// Makes what will be needed, and drops what is old.
 pub(crate) async fn run(app: &App) -> Result<(), Error> {
     ahead(app).await?;
+    let mut tries = 0;
     for _ in 0..LOOKS {
-        if app.0.shutdown.is_cancelled() || !patient(look(app).await)? {
+        if app.0.shutdown.is_cancelled() {
             break;
+        }
+        match look(app).await {
+            // Who writes to it and waits is in its way when it waits for longer than it may: so not at the next such moment.
+            Err(error) if is_busy(&error) && tries < TRIES => {
+                tries += 1;
+                tokio::time::sleep(PAUSE.mul_f64(0.5 + sample())).await;
+            }
+            looked => {
+                if !patient(looked)? {
+                    break;
+                }
+            }
         }
     }
     while !app.0.shutdown.is_cancelled() && leftovers(app).await? {}
@@ -121,12 +137,16 @@ async fn leftovers(app: &App) -> Result<bool, Error> {
 /// A lock that was not to be had in the short time allowed is no fault: there is another turn.
 fn patient(result: Result<bool, Error>) -> Result<bool, Error> {
     match result {
-        Err(Error::Database(sqlx::Error::Database(error))) if error.code().as_deref() == Some("55P03") => {
+        Err(error) if is_busy(&error) => {
             tracing::debug!("the tasks are busy; their partitions wait for the next turn");
             Ok(false)
         }
         result => result,
     }
+}
+
+fn is_busy(error: &Error) -> bool {
+    matches!(error, Error::Database(sqlx::Error::Database(error)) if error.code().as_deref() == Some("55P03"))
 }
 
 #[cfg(test)]

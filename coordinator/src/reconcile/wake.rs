@@ -21,7 +21,8 @@ const IDLE: Duration = Duration::from_secs(60);
 pub(crate) async fn run(app: &App) -> Result<(), Error> {
     let version = app.0.lines.version();
     let mut connection = app.0.pool.acquire().await?;
-    let waiting = lane::waiting(&mut connection, None).await?;
+    let seed = i32::try_from(app.0.clock.now_us() & i64::from(i32::MAX)).unwrap_or_default();
+    let waiting = lane::waiting(&mut connection, lane::Among::All(seed)).await?;
     drop(connection);
     let keys: Vec<LaneKey> = waiting.iter().map(|lane| lane.key.clone()).collect();
     app.0.lines.refresh(version, waiting, true);
