@@ -110,7 +110,8 @@ const LOOKED_AT: i64 = 10_000;
 pub(crate) enum Among<'a> {
     /// These.
     These(&'a [i32]),
-    /// All that are not paused; of a namespace with very many of them as many as can be kept in mind, others for each seed.
+    /// All; of a namespace with very many of them as many as can be kept in mind: those that are not paused first, and others
+    /// for each seed.
     All(i32),
 }
 
@@ -129,11 +130,10 @@ pub(crate) async fn waiting(connection: &mut PgConnection, among: Among<'_>) -> 
            FROM (SELECT unnest($1::int[]) AS id
                  UNION ALL
                  SELECT r.id FROM (
-                     SELECT n.id, row_number() OVER (PARTITION BY n.namespace ORDER BY hashint4(n.id # $3)) AS place
-                     FROM orca.lined d JOIN orca.lanes n ON n.id = d.lane
-                     WHERE $1 IS NULL AND NOT EXISTS (
+                     SELECT n.id, row_number() OVER (PARTITION BY n.namespace ORDER BY EXISTS (
                          SELECT FROM orca.queues q WHERE q.namespace = n.namespace AND q.queue = n.queue
-                           AND q.grp IN ('', n.grp) AND q.paused_at IS NOT NULL)) r
+                           AND q.grp IN ('', n.grp) AND q.paused_at IS NOT NULL), hashint4(n.id # $3)) AS place
+                     FROM orca.lined d JOIN orca.lanes n ON n.id = d.lane WHERE $1 IS NULL) r
                  WHERE r.place <= $2) x
            JOIN orca.lanes l ON l.id = x.id
            LEFT JOIN LATERAL (SELECT g.seq, g.upto FROM orca.grants g WHERE g.lane = l.id
