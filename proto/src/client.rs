@@ -26,6 +26,12 @@ pub use stream::{EventStream, LogItem, LogStream};
 const CALL: Duration = Duration::from_secs(30);
 /// How long connecting may take.
 const CONNECT: Duration = Duration::from_secs(5);
+/// Silence on a connection after which the other end is asked whether it is still there.
+const PROBE: Duration = Duration::from_secs(15);
+/// Between two such probes. Three of them fit in before [`UNANSWERED`]: of ten thousand held requests some lose one.
+const PROBE_AGAIN: Duration = Duration::from_secs(4);
+/// How long what was sent, or a probe, may go unanswered by the other end's kernel.
+const UNANSWERED: Duration = Duration::from_secs(30);
 /// Most bytes of an answer that are read into memory.
 const ANSWER: usize = 256 << 20;
 
@@ -121,6 +127,9 @@ impl Client {
             .default_headers(HeaderMap::from_iter([(AUTHORIZATION, bearer)]))
             .user_agent(concat!("orca/", env!("CARGO_PKG_VERSION")))
             .connect_timeout(CONNECT)
+            .tcp_keepalive(PROBE)
+            .tcp_keepalive_interval(PROBE_AGAIN)
+            .tcp_user_timeout(UNANSWERED)
             .no_proxy()
             .redirect(reqwest::redirect::Policy::none())
             .tcp_nodelay(true)

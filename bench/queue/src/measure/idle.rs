@@ -1,8 +1,8 @@
 //! What ten thousand idle nodes cost a coordinator: each holds a claim, which is sent again when it is answered with nothing.
 //! Then one task is enqueued, and exactly one claim may be answered.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
@@ -37,6 +37,8 @@ struct Seen {
     in_vain: AtomicUsize,
     /// Claims that failed.
     failed: AtomicUsize,
+    /// Why the first of them did.
+    failure: OnceLock<String>,
 }
 
 /// Measures it.
@@ -88,7 +90,11 @@ pub(super) async fn run(bench: &mut Bench) -> Result<()> {
     bench.board.add(Measure::IdleNodesMb, "orca", resident);
     bench.board.add(Measure::IdleNodesCpu, "orca", share);
     if failed > 0 {
-        bench.board.wrong(format!("{failed} held claims failed:\n{}", coordinator.last_words()));
+        bench.board.wrong(format!(
+            "{failed} held claims failed, the first because {}:\n{}",
+            seen.failure.get().map_or("?", String::as_str),
+            coordinator.last_words()
+        ));
     }
     let in_vain = seen.in_vain.load(Ordering::Relaxed);
     coordinator.operator()?.enqueue(&orca::task("default"), None).await?;
@@ -125,8 +131,9 @@ async fn hold(client: Client, node: NodeId, instance: InstanceId, seen: Arc<Seen
                 seen.in_vain.fetch_add(1, Ordering::Relaxed);
             }
             Ok(_) => {}
-            Err(_) => {
+            Err(error) => {
                 seen.failed.fetch_add(1, Ordering::Relaxed);
+                seen.failure.get_or_init(|| format!("after {:?}: {error:?}", sent.elapsed()));
                 tokio::time::sleep(Duration::from_secs(1)).await;
             }
         }

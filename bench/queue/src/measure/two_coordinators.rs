@@ -14,6 +14,7 @@ use tokio_util::sync::CancellationToken;
 use super::Measure;
 use crate::bench::Bench;
 use crate::board::median;
+use crate::database::Cost;
 use crate::orca::{self, Coordinator};
 
 /// Tasks of the limited queue, and how many of them may run at once.
@@ -32,14 +33,22 @@ pub(super) async fn run(bench: &mut Bench) -> Result<()> {
         return Ok(());
     }
     println!("\ntwo coordinators on one database");
-    let (mut one, mut two) = (Vec::new(), Vec::new());
-    for _ in 0..bench.size.rounds {
-        for (count, rates) in [(1, &mut one), (2, &mut two)] {
-            let rate = drain(bench, count).await?;
-            println!("  {count} coordinator(s): {rate:.0} tasks/s");
-            rates.push(rate);
+    let mut rates = [Vec::new(), Vec::new()];
+    for round in 0..bench.size.rounds * 2 {
+        // Now the one first, now the two: whoever comes second finds the disk as the first one left it.
+        let order = if round % 2 == 0 { [1, 2] } else { [2, 1] };
+        for count in order {
+            let (rate, cost) = drain(bench, count).await?;
+            println!(
+                "  {count} coordinator(s): {rate:.0} tasks/s; per task {:.0} bytes of WAL, {:.4} commits",
+                cost.wal, cost.commits
+            );
+            if let Some(rates) = rates.get_mut(count - 1) {
+                rates.push(rate);
+            }
         }
     }
+    let [one, two] = rates;
     if let (Some(one), Some(two)) = (median(one), median(two)) {
         bench.board.add(Measure::TwoCoordinatorsRatio, "orca", two / one);
     }
@@ -58,19 +67,21 @@ async fn start(
     Ok(coordinators)
 }
 
-async fn drain(bench: &Bench, count: usize) -> Result<f64> {
+async fn drain(bench: &Bench, count: usize) -> Result<(f64, Cost)> {
     let database = bench.server.create("bench").await?;
     let coordinators = start(bench, &database, count).await?;
     let all: Vec<&Coordinator> = coordinators.iter().collect();
     let first = coordinators.first().context("there is no coordinator")?;
     let tasks = orca::preload(first, "default", bench.size.drain).await?;
     database.settle().await?;
+    let mark = database.mark().await?;
     let rate = orca::drain(&all, tasks, Some(orca::BEST)).await.context("the drain failed")?;
     for coordinator in coordinators {
         coordinator.stop().await?;
     }
+    let cost = database.cost(mark).await?.per(tasks);
     database.remove().await?;
-    Ok(rate)
+    Ok((rate, cost))
 }
 
 /// Runs tasks of a queue with a limit on nodes of two coordinators, and counts how many are held at once.
