@@ -22,7 +22,8 @@ use crate::{
 /// Threads of the daemon: it waits far more than it computes.
 const THREADS: usize = 2;
 
-/// Runs containerised work from the coordinator's queue until SIGTERM, then drains.
+/// Runs containerised work from the coordinator's queue until SIGTERM, then drains. On SIGHUP it ends at once and leaves its
+/// containers running; the next daemon with the same state directory goes on with them, also after a crash.
 #[derive(Debug, Parser)]
 #[command(version)]
 struct Arguments {
@@ -109,7 +110,7 @@ pub fn main(role: Role) -> ExitCode {
             .map_err(NodeError::io("start threads for", PathBuf::from("the daemon")))?;
         runtime.block_on(async {
             let shutdown = CancellationToken::new();
-            tokio::spawn(watch_signals(shutdown.clone()));
+            tokio::spawn(watch_signals(shutdown.clone(), settings.hand_over.clone()));
             crate::run(settings, shutdown).await
         })
     });
@@ -161,6 +162,7 @@ fn settings(arguments: Arguments, role: Role, state_dir: PathBuf) -> Result<Node
         state_dir,
         drain_timeout: arguments.drain_timeout.get(),
         hurry: CancellationToken::new(),
+        hand_over: CancellationToken::new(),
     })
 }
 
@@ -202,15 +204,24 @@ fn raise_open_files() {
     }
 }
 
-/// The first signal drains; the second ends the process at once, and the next start sweeps what is left.
-async fn watch_signals(shutdown: CancellationToken) {
-    let (Ok(mut term), Ok(mut int)) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt()))
+/// The first signal drains; the second ends the process at once, and the next start goes on with what is left.
+async fn watch_signals(shutdown: CancellationToken, hand_over: CancellationToken) {
+    let listen = |kind| signal(kind);
+    let (Ok(mut term), Ok(mut int), Ok(mut hangup)) =
+        (listen(SignalKind::terminate()), listen(SignalKind::interrupt()), listen(SignalKind::hangup()))
     else {
         tracing::error!("cannot listen for signals; only SIGKILL will end this node");
         return;
     };
     for first in [true, false] {
-        tokio::select! { _ = term.recv() => {} _ = int.recv() => {} }
+        tokio::select! {
+            _ = term.recv() => {}
+            _ = int.recv() => {}
+            _ = hangup.recv() => {
+                hand_over.cancel();
+                return;
+            }
+        }
         if !first {
             break;
         }

@@ -33,6 +33,9 @@ pub struct NodeSettings {
     pub drain_timeout: Duration,
     /// Once cancelled, a drain waits no longer: what still runs is stopped and given back. Never, unless the caller does.
     pub hurry: CancellationToken,
+    /// Once cancelled, the daemon ends without a drain and leaves its running containers to the next one with the same state
+    /// directory. SIGHUP.
+    pub hand_over: CancellationToken,
 }
 
 /// Where the coordinator is and who the node is to it.

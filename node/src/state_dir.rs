@@ -7,16 +7,18 @@
 //! | `heartbeat` | see [`crate::heartbeat`] |
 //! | `agent/orca-agent` | a copy of the agent, mounted read-only into containers |
 //! | `attempts/TASK-TOKEN/` | shared with a container, so hostile once it runs |
-//! | `intents/TASK-TOKEN/` | what the node itself knows of the attempt: intent, staged result and plan, the agent's report |
+//! | `intents/TASK-TOKEN/` | what the node itself knows of the attempt: intent, start, staged result and plan, the agent's report |
 //! | `cache/` | input artifacts |
 //! | `trash/` | what an earlier daemon left, on its way out |
 
+use std::collections::HashSet;
 use std::fs::{self, File};
 use std::io::Write;
 use std::os::fd::AsFd;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
+use orca_proto::ids::FencingToken;
 use orca_proto::node::LeaseRef;
 use rustix::fs::{FlockOperation, flock};
 use uuid::Uuid;
@@ -92,16 +94,31 @@ impl StateDir {
         self.root.join("cache")
     }
 
-    /// Puts aside what an earlier daemon left of its attempts, for [`empty_trash`] to remove. Only after their containers
-    /// are gone. Quick, however much it is: a restarted node must not make its queue wait.
+    /// The attempts of which an earlier daemon noted something.
+    pub(crate) fn leases(&self) -> Vec<LeaseRef> {
+        let entries = fs::read_dir(self.root.join("intents")).into_iter().flatten().flatten();
+        entries.filter_map(|entry| lease_of(entry.file_name().to_str()?)).collect()
+    }
+
+    /// Puts aside what an earlier daemon left, but for these attempts, for [`empty_trash`] to remove. Only after the containers of
+    /// the rest are gone. Quick, however much it is: a restarted node must not make its queue wait.
     ///
     /// # Errors
     /// [`NodeError::Io`].
-    pub(crate) fn wipe(&self) -> Result<(), NodeError> {
+    pub(crate) fn wipe(&self, but: &HashSet<LeaseRef>) -> Result<(), NodeError> {
         for dir in [self.attempts(), self.root.join("intents"), self.cache()] {
             let aside = self.trash().join(Uuid::now_v7().to_string());
             fs::rename(&dir, &aside).map_err(NodeError::io("put aside", &dir))?;
             private(&dir).map_err(NodeError::io("create", &dir))?;
+            for name in but.iter().map(|lease| format!("{}-{}", lease.task, lease.token)) {
+                // A directory that a container sees stays the same one when it is moved.
+                match fs::rename(aside.join(&name), dir.join(&name)) {
+                    Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                        return Err(NodeError::io("keep", aside.join(&name))(error));
+                    }
+                    _ => {}
+                }
+            }
         }
         Ok(())
     }
@@ -110,6 +127,12 @@ impl StateDir {
     pub(crate) fn trash(&self) -> PathBuf {
         self.root.join("trash")
     }
+}
+
+/// The lease that an attempt's directory is named after.
+fn lease_of(name: &str) -> Option<LeaseRef> {
+    let (task, token) = name.rsplit_once('-')?;
+    Some(LeaseRef { task: task.parse().ok()?, token: FencingToken(token.parse().ok()?) })
 }
 
 /// Creates a directory that only the node may enter, with its parents, unless it is there.

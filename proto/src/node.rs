@@ -41,6 +41,10 @@ pub struct Registration {
     /// Memory that tasks may use in all. Not counted when absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub memory: Option<Bytes>,
+    /// Leases of an earlier run whose containers are still there, and which this run goes on with; at most 10,240. All others
+    /// that the node holds run out with the registration.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub resumes: Vec<LeaseRef>,
 }
 
 /// The coordinator's answer to a registration.
@@ -51,6 +55,9 @@ pub struct Registered {
     pub id: NodeId,
     /// How long a lease lasts from a grant or a renewal.
     pub lease: Span,
+    /// Those of the leases to be resumed that stand; they were renewed. What became of the others is somebody else's to say.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub resumed: Vec<LeaseRef>,
 }
 
 /// Asks for work. Answered at once if there is some, else as soon as there is, else with nothing after `wait`.

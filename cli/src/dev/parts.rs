@@ -73,6 +73,7 @@ impl Parts {
         ] {
             let settings = NodeSettings {
                 hurry: parts.hurry.clone(),
+                hand_over: CancellationToken::new(),
                 ..node_settings(args, data, role, token, url, runtime)
             };
             let shutdown = parts.nodes.clone();

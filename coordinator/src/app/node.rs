@@ -60,7 +60,8 @@ impl App {
         found.into_iter().next().ok_or_else(Error::not_found)
     }
 
-    /// Makes a node known, or known again. Another instance under a known name ends the leases of the one before.
+    /// Makes a node known, or known again. Another instance under a known name ends the leases of the one before, but those
+    /// that it goes on with.
     ///
     /// # Errors
     /// `validation`; `forbidden` if the token is of another role or the name another credential's.
@@ -75,24 +76,28 @@ impl App {
         }
         check_registration(&registration)?;
         let (app, who) = (self.clone(), who.clone());
-        let (id, replaced) = self
+        let (id, resumed, replaced) = self
             .spawned(async move {
                 transaction!(app, |tx, _effects| {
                     let known = node::lock_by_name(tx, &who.namespace, &registration.name).await?;
-                    let mut replaced = 0;
+                    let (mut resumed, mut replaced) = (Vec::new(), 0);
                     let id = match known {
                         None => NodeId::new(),
                         Some(known) => {
                             check_owner(&who, &known.subject)?;
                             let id = NodeId(known.id);
+                            lease::lock_node(tx, id).await?;
+                            let kept = lease::renew(tx, id, &registration.resumes, app.0.lease).await?;
+                            resumed = kept.into_iter().map(|(lease, _cancelled)| lease).collect();
+                            // A registration that is sent again must not take what was granted in between.
                             if known.instance != registration.instance.0 {
-                                replaced = lease::expire_node(tx, id).await?;
+                                replaced = lease::expire_node(tx, id, &resumed).await?;
                             }
                             id
                         }
                     };
                     node::register(tx, &who.namespace, &who.subject, id, &registration).await?;
-                    Ok((id, replaced))
+                    Ok((id, resumed, replaced))
                 })
             })
             .await?;
@@ -100,7 +105,7 @@ impl App {
             tracing::info!(node.id = %id, leases = replaced, "a new instance replaced a node's daemon");
             reconcile::expire_leases(self).await?;
         }
-        Ok(Registered { id, lease: self.0.lease.into() })
+        Ok(Registered { id, lease: self.0.lease.into(), resumed })
     }
 }
 
@@ -109,6 +114,9 @@ fn check_registration(registration: &Registration) -> Result<(), Error> {
     check.name(&registration.name, "/name");
     if !(1..=10_000).contains(&registration.slots) {
         check.fail("/slots", "must lie between 1 and 10,000");
+    }
+    if registration.resumes.len() > orca_proto::limits::RENEWAL {
+        check.fail("/resumes", "has more than 10,240 entries");
     }
     check.text(&registration.version, "/version", 128);
     check.text(&registration.runtime, "/runtime", 256);

@@ -315,16 +315,38 @@ pub(crate) async fn cancels(connection: &mut PgConnection, node: NodeId) -> sqlx
     Ok(rows.into_iter().map(|row| reference(row.task, row.token)).collect())
 }
 
-/// Lets the leases of a node run out now: its daemon was replaced.
-pub(crate) async fn expire_node(connection: &mut PgConnection, node: NodeId) -> sqlx::Result<i64> {
-    sqlx::query_scalar!(
-        r#"WITH locked AS (SELECT token, part FROM orca.grants
-                           WHERE token IN (SELECT token FROM orca.grants WHERE node = $1 AND open > 0)
-                           ORDER BY token, part FOR NO KEY UPDATE),
-           ended AS (UPDATE orca.grants g SET expires_at = orca.now() FROM locked k
-                     WHERE g.token = k.token AND g.part = k.part AND g.open > 0 RETURNING g.open)
-           SELECT coalesce(sum(open), 0)::bigint AS "leases!" FROM ended"#,
+/// Locks all grants of a node, by their order, for whoever goes on to renew some of them and to end others.
+pub(crate) async fn lock_node(connection: &mut PgConnection, node: NodeId) -> sqlx::Result<()> {
+    sqlx::query!(
+        r#"SELECT token, part FROM orca.grants
+           WHERE token IN (SELECT token FROM orca.grants WHERE node = $1 AND open > 0)
+           ORDER BY token, part FOR NO KEY UPDATE"#,
         node.0
+    )
+    .fetch_all(connection)
+    .await
+    .map(drop)
+}
+
+/// Lets the leases of a node run out now, but for those that were just renewed: its daemon was replaced. Under the locks of
+/// [`lock_node`].
+pub(crate) async fn expire_node(
+    connection: &mut PgConnection,
+    node: NodeId,
+    renewed: &[LeaseRef],
+) -> sqlx::Result<i64> {
+    let tasks: Vec<Uuid> = renewed.iter().map(|lease| lease.task.0).collect();
+    let tokens: Vec<i64> = renewed.iter().map(|lease| lease.token.0).collect();
+    sqlx::query_scalar!(
+        r#"WITH ended AS (UPDATE orca.grants g SET expires_at = orca.now()
+                          WHERE g.node = $1 AND g.open > 0
+                            AND NOT EXISTS (SELECT FROM unnest($2::uuid[], $3::bigint[]) AS kept(task, token)
+                                            WHERE kept.token = g.token AND kept.task = ANY (g.tasks))
+                          RETURNING g.open)
+           SELECT coalesce(sum(open), 0)::bigint AS "leases!" FROM ended"#,
+        node.0,
+        &tasks,
+        &tokens
     )
     .fetch_one(connection)
     .await

@@ -117,6 +117,7 @@ impl Server {
             labels: [].into(),
             cpus: None,
             memory: None,
+            resumes: Vec::new(),
         };
         let id = client.register(&registration).await.unwrap().id;
         Worker { client, id, instance }

@@ -2,14 +2,15 @@
 
 use std::time::Duration;
 
-use orca_proto::ids::InstanceId;
-use orca_proto::node::{ClaimRequest, NodeState, Registration, RenewRequest};
+use orca_proto::ids::{InstanceId, TaskId};
+use orca_proto::node::{ClaimRequest, LeaseRef, NodeState, Registration, RenewRequest};
 use orca_proto::problem::Kind;
+use orca_proto::spec::NewTask;
 use orca_proto::task::{Outcome, State};
 use orca_proto::token::Access;
 use serde_json::json;
 
-use super::support::{LEASE, SOON, TestApp, kind, lease, principal, registration, task};
+use super::support::{LEASE, SOON, TestApp, TestNode, kind, lease, principal, registration, task};
 
 #[tokio::test]
 async fn a_new_instance_ends_the_old_ones_leases_at_once_and_the_old_one_must_stop() {
@@ -42,6 +43,52 @@ async fn a_new_instance_ends_the_old_ones_leases_at_once_and_the_old_one_must_st
         draining: false,
     };
     assert_eq!(kind(test.app.node_renew(&old.who, old.id, renew).await), Kind::Conflict);
+    test.stop().await;
+}
+
+#[tokio::test]
+async fn a_new_instance_keeps_the_leases_that_it_resumes_and_only_those() {
+    let test = TestApp::start().await;
+    let mut spec = task("a");
+    spec.retry.max_attempts = 2;
+    spec.retry.backoff.initial = orca_proto::duration::Span::millis(0);
+    for _ in 0..3 {
+        test.enqueue(NewTask { key: None, ..spec.clone() }).await;
+    }
+    let old = test.worker("w").await;
+    // All three by one grant, which is split.
+    let grants = old.claim(3).await;
+    let [kept, dropped, ended] = grants.as_slice() else { panic!("{grants:?}") };
+    old.start(dropped).await;
+    old.succeed(ended, json!(1)).await;
+    test.clock.advance(LEASE / 2);
+
+    let other = test.worker("other").await;
+    let unknown = LeaseRef { task: TaskId::new(), token: kept.token };
+    let who = old.who.clone();
+    let register = |resumes: Vec<LeaseRef>, instance| {
+        let registration = Registration { resumes, ..registration("w", Access::Worker, instance) };
+        test.app.node_register(&who, registration)
+    };
+    let instance = InstanceId::new();
+    let asked = vec![lease(kept), lease(ended), unknown];
+    let registered = register(asked.clone(), instance).await.unwrap();
+    assert_eq!((registered.id, registered.resumed), (old.id, vec![lease(kept)]));
+    // Sent again, as the answer may have been lost: the same answer, and nothing taken away.
+    assert_eq!(register(asked, instance).await.unwrap().resumed, [lease(kept)]);
+    assert_eq!(test.task(dropped.task).await.attempts[0].outcome, Some(Outcome::Lost));
+    let again = other.claim_one().await;
+    assert_eq!((again.task, again.attempt), (dropped.task, 2));
+
+    // The lease was renewed, and its owner may report.
+    test.clock.advance(LEASE * 3 / 4);
+    test.reconcile().await;
+    let new = TestNode { app: test.app.clone(), who: who.clone(), id: old.id, instance };
+    assert_eq!(new.succeed(kept, json!(2)).await, State::Succeeded);
+    assert_eq!(test.task(kept.task).await.attempts.len(), 1);
+    // Nobody resumes what is another's.
+    assert_eq!(register(vec![lease(&again)], InstanceId::new()).await.unwrap().resumed, []);
+    assert_eq!(other.succeed(&again, json!(3)).await, State::Succeeded);
     test.stop().await;
 }
 

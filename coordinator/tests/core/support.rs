@@ -245,6 +245,7 @@ pub(crate) fn registration(name: &str, access: Access, instance: InstanceId) -> 
         labels: [].into(),
         cpus: None,
         memory: None,
+        resumes: Vec::new(),
     }
 }
 

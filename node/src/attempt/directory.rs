@@ -9,6 +9,7 @@ use std::io::{self, Read};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use orca_proto::agent::files;
 use orca_proto::attempt::Dependencies;
@@ -17,13 +18,16 @@ use rustix::fs::{FileType, Mode, OFlags, fstat, openat};
 use serde::Serialize;
 use serde_json::Value;
 
+use super::intent::Intent;
 use crate::remove_tree::remove_tree;
 use crate::state_dir::{StateDir, write_durably};
 
 /// What the node itself keeps of an attempt, under these names.
 pub(super) mod private {
-    /// Written before there can be a container.
+    /// Written before there can be a container: [`super::Intent`].
     pub(in crate::attempt) const INTENT: &str = "intent.json";
+    /// There once the program was started; its time tells when.
+    pub(in crate::attempt) const STARTED: &str = "started";
     /// What the dependencies returned.
     pub(in crate::attempt) const DEPENDENCIES: &str = "dependencies.json";
     /// The result that the program posted.
@@ -34,14 +38,6 @@ pub(super) mod private {
     pub(in crate::attempt) const BODY: &str = "body";
     /// The agent's report.
     pub(in crate::attempt) const REPORT: &str = "report.json";
-}
-
-/// What a restarted node needs to know of a container.
-#[derive(Debug, Serialize)]
-struct Intent<'a> {
-    lease: LeaseRef,
-    attempt: i32,
-    container: &'a str,
 }
 
 /// The two directories. Removed by [`Directory::remove`], not by a drop: the container must be gone first.
@@ -58,19 +54,9 @@ impl Directory {
         Self { shared: state.attempt(lease), private: state.intent(lease) }
     }
 
-    /// Writes the intent, then makes the shared directory with the token and the input in it. Blocks.
-    pub(super) fn create(
-        &self,
-        grant: &Grant,
-        container: &str,
-        token: &str,
-        mounted: bool,
-    ) -> io::Result<()> {
+    /// Makes both, the shared one with the token and the input in it. Blocks.
+    pub(super) fn create(&self, grant: &Grant, token: &str, mounted: bool) -> io::Result<()> {
         make(&self.private, 0o700)?;
-        let lease = LeaseRef { task: grant.task, token: grant.token };
-        let intent = serde_json::to_vec(&Intent { lease, attempt: grant.attempt, container })?;
-        write_durably(&self.private.join(private::INTENT), &intent)?;
-
         make(&self.shared, 0o777)?;
         for (name, mode) in
             [("in", 0o755), ("bin", 0o755), (files::FILES, 0o755), ("out", 0o777), ("spool", 0o777)]
@@ -87,6 +73,27 @@ impl Directory {
             }
         }
         Ok(())
+    }
+
+    /// Writes the intent, durably. Blocks.
+    pub(super) fn put_intent(&self, intent: &Intent) -> io::Result<()> {
+        write_durably(&self.private.join(private::INTENT), &serde_json::to_vec(intent)?)
+    }
+
+    /// The intent, if it was written. Blocks.
+    pub(super) fn intent(&self) -> io::Result<Option<Intent>> {
+        self.staged(private::INTENT)
+    }
+
+    /// Notes that the program runs. Blocks.
+    pub(super) fn note_start(&self) -> io::Result<()> {
+        fs::write(self.private.join(private::STARTED), b"")
+    }
+
+    /// How long ago the start was noted, if it was. Blocks.
+    pub(super) fn started_ago(&self) -> Option<Duration> {
+        let noted = fs::metadata(self.private.join(private::STARTED)).ok()?.modified().ok()?;
+        Some(noted.elapsed().unwrap_or_default())
     }
 
     /// Puts the dependencies' results into both. Blocks.

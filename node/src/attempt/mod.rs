@@ -1,11 +1,14 @@
 //! One attempt, from its grant to its report: [`prepare`], serve its [`socket`], [`watch`] it, give the [`verdict`],
-//! [`settle`]. Each phase can be cut short by the end of the lease, a cancel, or the node's own shutdown.
+//! [`settle`]. Each phase can be cut short by the end of the lease, a cancel, or the node's own shutdown. What a daemon that
+//! ended in the middle of it left is taken up by [`resume`].
 
 mod agent_socket;
 mod directory;
 mod disk;
+mod intent;
 mod prepare;
 mod relay;
+pub(crate) mod resume;
 mod session;
 mod settle;
 mod socket;
@@ -22,6 +25,7 @@ use orca_proto::task::Outcome;
 
 use crate::daemon::Node;
 use crate::runtime::{Fault, Launch};
+use prepare::Prepared;
 use verdict::{Ending, Stop};
 
 /// How much longer an engine may take to start a container once the lease is over.
@@ -49,7 +53,7 @@ impl From<Fault> for Interrupted {
 #[tracing::instrument(skip_all, fields(task = %grant.task, attempt = grant.attempt, token = %grant.token))]
 pub(crate) async fn run(node: &Arc<Node>, grant: Grant, lease: Arc<HeldLease>) {
     tracing::info!(image = %grant.spec.container.image, "begins");
-    let name = container_name(&grant);
+    let busy = node.busy.token();
     let making = prepare::make_directories(node, &grant, &lease);
     let prepared = tokio::select! {
         prepared = prepare::prepare(node, &grant, &lease, making.clone()) => prepared,
@@ -64,9 +68,11 @@ pub(crate) async fn run(node: &Arc<Node>, grant: Grant, lease: Arc<HeldLease>) {
     };
     // It holds the input, which may be large and is on disk by now.
     drop(grant);
-    let started = start(node, &prepared.launch, &lease).await;
+    let Prepared { launch, attended } = prepared;
+    let started = start(node, &launch, &lease).await;
+    drop(busy);
     let ending = match started {
-        Some(Ok(())) => Box::pin(watch::watch(node, &prepared, &lease)).await,
+        Some(Ok(())) => Box::pin(watch::watch(node, &attended, &lease)).await,
         Some(Err(fault)) => {
             let uncertain = matches!(fault, Fault::Silent(_));
             Ending::Unstarted { fault: fault.into(), uncertain }
@@ -74,7 +80,8 @@ pub(crate) async fn run(node: &Arc<Node>, grant: Grant, lease: Arc<HeldLease>) {
         // Another node may run the task by now. The engine may still carry out what it was asked.
         None => Ending::Unstarted { fault: Interrupted::Stopped(Stop::LeaseOver), uncertain: true },
     };
-    Box::pin(settle::settle(node, &name, prepared, &lease, ending)).await;
+    let _busy = node.busy.token();
+    Box::pin(settle::settle(node, attended, &lease, ending)).await;
 }
 
 /// Starts the container; `None` if the lease is over and it is not known whether there is one now.

@@ -2,8 +2,9 @@
 //! side by side; a drop in the middle leaves only files, which the settlement removes.
 
 use std::collections::{HashMap, HashSet};
+use std::io;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use futures_util::FutureExt;
 use futures_util::future::{BoxFuture, Shared, try_join_all};
@@ -13,10 +14,13 @@ use orca_proto::client::worker::HeldLease;
 use orca_proto::duration::Span;
 use orca_proto::ids::ArtifactId;
 use orca_proto::node::Grant;
+use orca_proto::spec::Resources;
 use orca_proto::task::Outcome;
+use tokio::time::Instant;
 
 use super::Interrupted;
 use super::directory::Directory;
+use super::intent::Intent;
 use super::session::{Session, Token};
 use super::socket::Server;
 use crate::daemon::Node;
@@ -25,13 +29,23 @@ use crate::retry::a_few_times;
 use crate::runtime::{Image, Launch, Shown};
 use crate::settings::RuntimeKind;
 
-/// A container that can be started.
+/// A container that can be started, and what is needed to watch over it.
 pub(super) struct Prepared {
+    pub(super) launch: Launch,
+    pub(super) attended: Attended,
+}
+
+/// What is needed to watch over a container, whoever started it.
+pub(super) struct Attended {
     pub(super) session: Arc<Session>,
     pub(super) server: Server,
-    pub(super) launch: Launch,
+    /// The container's.
+    pub(super) name: String,
+    pub(super) resources: Resources,
     /// How long the program may go without reporting progress.
     pub(super) heartbeat: Option<Duration>,
+    /// How long the program has run under an earlier daemon.
+    pub(super) ran: Duration,
     /// Keeps the input artifacts in the cache.
     pub(super) _inputs: Vec<InUse>,
 }
@@ -42,15 +56,15 @@ pub(super) type Making = Shared<BoxFuture<'static, Result<Token, String>>>;
 /// Begins to make the attempt's directories; answers the socket's token once they are there.
 pub(super) fn make_directories(node: &Node, grant: &Grant, lease: &HeldLease) -> Making {
     let directory = Directory::of(&node.state, lease.lease);
-    let (grant, name) = (grant.clone(), super::container_name(grant));
+    let grant = grant.clone();
     let mounted = node.settings.runtime.kind == RuntimeKind::Docker;
     let making = tokio::task::spawn_blocking(move || {
         let token = Token::generate()?;
-        directory.create(&grant, &name, token.expose(), mounted)?;
+        directory.create(&grant, token.expose(), mounted)?;
         Ok(token)
     });
     let made = making.map(|made| match made {
-        Ok(made) => made.map_err(|error: std::io::Error| error.to_string()),
+        Ok(made) => made.map_err(|error: io::Error| error.to_string()),
         Err(error) => Err(error.to_string()),
     });
     made.boxed().shared()
@@ -84,16 +98,29 @@ pub(super) async fn prepare(
     };
     let (token, image, inputs, dependencies) = tokio::try_join!(made, image, inputs, dependencies)?;
 
-    let brief = brief(node, grant, &image)?;
-    let readable = readable(grant, dependencies.as_ref());
-    if let Some(dependencies) = dependencies {
-        let directory = directory.clone();
-        let put = move || directory.put_dependencies(&dependencies);
-        tokio::task::spawn_blocking(put).await.map_err(here)?.map_err(here)?;
-    }
+    let intent = Intent {
+        lease: lease.lease,
+        container: name.clone(),
+        token: token.expose().to_owned(),
+        brief: brief(node, grant, &image)?,
+        readable: readable(grant, dependencies.as_ref()),
+        heartbeat: grant.spec.timeouts.heartbeat.map(Span::get),
+        resources: grant.spec.resources.clone(),
+        has_inputs: !inputs.is_empty(),
+        deadline: lease.deadline.map(|at| SystemTime::now() + at.saturating_duration_since(Instant::now())),
+    };
+    let into = directory.clone();
+    let writing = tokio::task::spawn_blocking(move || {
+        if let Some(dependencies) = dependencies {
+            into.put_dependencies(&dependencies)?;
+        }
+        into.put_intent(&intent)?;
+        io::Result::Ok(intent)
+    });
+    let intent = writing.await.map_err(here)?.map_err(here)?;
     let launch = Launch {
         labels: labels(node, grant),
-        name,
+        name: name.clone(),
         user: grant.spec.container.user.clone(),
         resources: grant.spec.resources.clone(),
         network: grant.spec.network,
@@ -107,11 +134,25 @@ pub(super) async fn prepare(
             .collect(),
         image,
     };
-    let session = Session::new(Arc::clone(node), Arc::clone(lease), brief, token, directory, readable);
-    let session = Arc::new(session.map_err(here)?);
-    let server = Server::start(Arc::clone(&session)).map_err(here)?;
-    let heartbeat = grant.spec.timeouts.heartbeat.map(Span::get);
-    Ok(Prepared { session, server, launch, heartbeat, _inputs: inputs })
+    let attended = attend(node, lease, intent, directory, Duration::ZERO, inputs).map_err(here)?;
+    Ok(Prepared { launch, attended })
+}
+
+/// Serves the socket of an attempt whose intent is written.
+pub(super) fn attend(
+    node: &Arc<Node>,
+    lease: &Arc<HeldLease>,
+    intent: Intent,
+    directory: Directory,
+    ran: Duration,
+    inputs: Vec<InUse>,
+) -> io::Result<Attended> {
+    let Intent { container, token, brief, readable, heartbeat, resources, .. } = intent;
+    let token = Token::of(&token);
+    let session = Session::new(Arc::clone(node), Arc::clone(lease), brief, token, directory, readable)?;
+    let session = Arc::new(session);
+    let server = Server::start(Arc::clone(&session))?;
+    Ok(Attended { session, server, name: container, resources, heartbeat, ran, _inputs: inputs })
 }
 
 /// What the agent is to run: the task's command, or else the image's own.

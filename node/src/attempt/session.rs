@@ -35,6 +35,11 @@ impl Token {
         Ok(Self(bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>().into()))
     }
 
+    /// One that was generated before.
+    pub(super) fn of(text: &str) -> Self {
+        Self(text.into())
+    }
+
     pub(super) fn expose(&self) -> &str {
         &self.0
     }

@@ -16,7 +16,7 @@ use serde_json::value::to_raw_value;
 
 use super::Interrupted;
 use super::directory::{Directory, private};
-use super::prepare::Prepared;
+use super::prepare::Attended;
 use super::session::Session;
 use super::verdict::{Ending, Evidence, stopped, verdict, wants_post_mortem};
 use crate::daemon::Node;
@@ -45,15 +45,10 @@ pub(super) async fn unstarted(node: &Node, lease: &Arc<HeldLease>, interrupted: 
 }
 
 /// Settles an attempt whose container was started, or may have been.
-pub(super) async fn settle(
-    node: &Arc<Node>,
-    name: &str,
-    prepared: Prepared,
-    lease: &Arc<HeldLease>,
-    ending: Ending,
-) {
+pub(super) async fn settle(node: &Arc<Node>, attended: Attended, lease: &Arc<HeldLease>, ending: Ending) {
     let uncertain = matches!(ending, Ending::Unstarted { uncertain: true, .. });
-    let evidence = collect(node, &prepared.session, name, lease, &ending).await;
+    let name = attended.name.as_str();
+    let evidence = collect(node, &attended.session, name, lease, &ending).await;
     let report = verdict(ending, evidence);
     let gone = remove_container(node, name, uncertain);
     match report {
@@ -75,8 +70,8 @@ pub(super) async fn settle(
             gone.await;
         }
     }
-    let directory = prepared.session.directory.clone();
-    prepared.server.stop();
+    let directory = attended.session.directory.clone();
+    attended.server.stop();
     remove_files(directory).await;
 }
 
@@ -114,7 +109,7 @@ async fn collect(node: &Node, session: &Session, name: &str, lease: &HeldLease, 
 }
 
 /// Removes the container, however long the engine takes.
-async fn remove_container(node: &Node, name: &str, uncertain: bool) {
+pub(super) async fn remove_container(node: &Node, name: &str, uncertain: bool) {
     let mut pause = Duration::from_millis(100);
     let certain = tokio::time::Instant::now() + UNCERTAIN;
     loop {
@@ -183,7 +178,7 @@ fn unrecorded(error: ClientError) -> Unrecorded {
     }
 }
 
-async fn remove_files(directory: Directory) {
+pub(super) async fn remove_files(directory: Directory) {
     if let Err(error) = tokio::task::spawn_blocking(move || directory.remove()).await {
         tracing::warn!(%error, "cannot remove what an attempt left");
     }

@@ -12,7 +12,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
-use super::prepare::Prepared;
+use super::prepare::Attended;
 use super::session::Session;
 use super::socket::left_report;
 use super::verdict::{Ending, Stop};
@@ -28,13 +28,13 @@ const SLACK: Duration = Duration::from_secs(5);
 const LAST_NEWS: Duration = Duration::from_secs(2);
 
 /// Watches until the container has reported, ended, or must be stopped; the container may still be there.
-pub(super) async fn watch(node: &Arc<Node>, prepared: &Prepared, lease: &Arc<HeldLease>) -> Ending {
-    let session = &prepared.session;
+pub(super) async fn watch(node: &Arc<Node>, attended: &Attended, lease: &Arc<HeldLease>) -> Ending {
+    let session = &attended.session;
     let ended = CancellationToken::new();
     let start = AbortOnDropHandle::new(tokio::spawn(relay::relay_start(Arc::clone(session), ended.clone())));
     let progress =
         AbortOnDropHandle::new(tokio::spawn(relay::relay_progress(Arc::clone(session), ended.clone())));
-    let ending = observe(node, prepared, lease).await;
+    let ending = observe(node, attended, lease).await;
     ended.cancel();
     // What is on its way goes before the report: after it nothing of the attempt is taken any more.
     let told = async { tokio::join!(start, progress) };
@@ -42,12 +42,12 @@ pub(super) async fn watch(node: &Arc<Node>, prepared: &Prepared, lease: &Arc<Hel
     ending
 }
 
-async fn observe(node: &Arc<Node>, prepared: &Prepared, lease: &Arc<HeldLease>) -> Ending {
-    let (session, name) = (&prepared.session, prepared.launch.name.as_str());
+async fn observe(node: &Arc<Node>, attended: &Attended, lease: &Arc<HeldLease>) -> Ending {
+    let (session, name) = (&attended.session, attended.name.as_str());
     let brief = &session.brief;
     let mut started = session.started.subscribe();
     let mut exit = node.runtime.wait(name);
-    let overfull = disk::overfull(&session.directory, &prepared.launch.resources);
+    let overfull = disk::overfull(&session.directory, &attended.resources);
     tokio::pin!(overfull);
     let mut progress = session.progress.subscribe();
     let mut deadline = Instant::now() + IDLE;
@@ -70,25 +70,26 @@ async fn observe(node: &Arc<Node>, prepared: &Prepared, lease: &Arc<HeldLease>) 
                 tracing::info!("asked to cancel");
                 is_stopping = true;
                 deadline = deadline.min(Instant::now() + brief.grace.get() + SLACK);
-                ask_to_stop(node, prepared, None).await;
+                ask_to_stop(node, attended, None).await;
             }
             which = limit_reached(lease, due), if !is_stopping => {
                 tracing::info!(limit = which.as_str(), "a limit is reached");
                 is_stopping = true;
                 let _unset_before = session.limit.set(which);
                 deadline = deadline.min(Instant::now() + brief.grace.get() + SLACK);
-                ask_to_stop(node, prepared, Some(which)).await;
+                ask_to_stop(node, attended, Some(which)).await;
             }
             Ok(()) = progress.changed() => {
-                due = prepared.heartbeat.map(|heartbeat| Instant::now() + heartbeat);
+                due = attended.heartbeat.map(|heartbeat| Instant::now() + heartbeat);
             }
             true = async { started.wait_for(|started| *started).await.is_ok() }, if !is_started => {
                 is_started = true;
                 if due.is_none() {
-                    due = prepared.heartbeat.map(|heartbeat| Instant::now() + heartbeat);
+                    due = attended.heartbeat.map(|heartbeat| Instant::now() + heartbeat);
                 }
                 if !is_stopping {
-                    deadline = Instant::now() + brief.start_to_close.get() + brief.grace.get() + SLACK;
+                    let left = brief.start_to_close.get().saturating_sub(attended.ran);
+                    deadline = Instant::now() + left + brief.grace.get() + SLACK;
                 }
             }
             excess = &mut overfull => return Ending::Overfull(excess),
@@ -109,10 +110,10 @@ async fn observe(node: &Arc<Node>, prepared: &Prepared, lease: &Arc<HeldLease>) 
 }
 
 /// Has the program stopped: by its agent, or else by a signal to that.
-async fn ask_to_stop(node: &Node, prepared: &Prepared, limit: Option<Timeout>) {
-    if let Err(error) = agent_socket::request_stop(&prepared.session, limit).await {
+async fn ask_to_stop(node: &Node, attended: &Attended, limit: Option<Timeout>) {
+    if let Err(error) = agent_socket::request_stop(&attended.session, limit).await {
         tracing::info!(%error, "the agent cannot be asked to stop: sending SIGTERM");
-        if let Err(fault) = node.runtime.signal(&prepared.launch.name, Signal::Term).await {
+        if let Err(fault) = node.runtime.signal(&attended.name, Signal::Term).await {
             tracing::warn!(%fault, "SIGTERM was not delivered");
         }
     }

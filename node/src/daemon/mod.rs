@@ -2,37 +2,35 @@
 //!
 //! What it is made of is `orca_proto::client::worker`'s: claims while there is room, renewals that keep the leases and hear of
 //! cancels, gathered reports. Here each grant becomes an attempt of its own. A shutdown stops the claims, waits for the attempts,
-//! then stops the renewals.
+//! then stops the renewals. A start goes on with what an earlier daemon left running.
 
 mod janitor;
+mod running;
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use orca_proto::client::Client;
-use orca_proto::client::worker::{
-    Begun, ClaimSettings, Membership, REPORTS_IN_FLIGHT, Reporter, Room, Use, WorkerError, claim,
-};
+use orca_proto::client::worker::{Membership, REPORTS_IN_FLIGHT, Reporter, Resumed, Room};
 use orca_proto::ids::InstanceId;
-use orca_proto::limits;
 use orca_proto::node::{Free, Registration};
 use orca_proto::quantity::Bytes;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::{AbortOnDropHandle, TaskTracker};
 
+use crate::attempt::resume::{self, Left};
 use crate::files::Files;
-use crate::runtime::{self, Runtime};
+use crate::runtime::{self, Fault, Runtime};
 use crate::settings::{NodeSettings, RuntimeKind, role_name};
 use crate::state_dir::{StateDir, empty_trash};
-use crate::{NodeError, attempt, heartbeat};
+use crate::{NodeError, heartbeat};
+use running::Running;
 
 /// How long stopped attempts may take to be removed and given back at the end of a shutdown.
 const EVICTION: Duration = Duration::from_secs(30);
 /// Large bodies that are in memory at one time, over all attempts.
 const LARGE_BODIES: usize = 2;
-/// Claims under way at once: one with all the room there is, one with what came free meanwhile.
-const CLAIMS: usize = 2;
 
 /// What the loops and the attempts of one daemon share.
 pub(crate) struct Node {
@@ -46,6 +44,8 @@ pub(crate) struct Node {
     pub(crate) large_bodies: Arc<Semaphore>,
     /// Stop every attempt and give it back: the drain waits no longer.
     pub(crate) evict: CancellationToken,
+    /// Attempts that are doing what another daemon could not take up in the middle.
+    pub(crate) busy: TaskTracker,
 }
 
 impl Node {
@@ -67,20 +67,22 @@ pub(crate) async fn run(settings: NodeSettings, shutdown: CancellationToken) -> 
             "the process runtime ISOLATES NOTHING: tasks run as this user, with its files and its network"
         );
     }
-    let swept = runtime.sweep().await.map_err(|fault| NodeError::Engine(fault.to_string()))?;
-    if swept > 0 {
-        tracing::info!(swept, "removed containers that an earlier run left");
-    }
-    state.wipe()?;
+    let left = inheritance(&*runtime, &state).await?;
     let trash = state.trash();
-    // A thread of its own, for which nobody waits: what it does not get to is there for the next start.
-    std::thread::spawn(move || empty_trash(&trash));
+    // What containers of an earlier run see of its cache is in there.
+    if !left.iter().any(Left::has_inputs) {
+        // A thread of its own, for which nobody waits: what it does not get to is there for the next start.
+        std::thread::spawn(move || empty_trash(&trash));
+    }
 
-    let registration = describe(&settings, runtime.describe());
-    let member = tokio::select! {
-        member = Membership::register(client, registration) => Arc::new(member?),
+    let resumes = left.iter().map(Left::lease).collect();
+    let registration = Registration { resumes, ..describe(&settings, runtime.describe()) };
+    let (member, resumed) = tokio::select! {
+        registered = Membership::register(client, registration) => registered?,
         () = shutdown.cancelled() => return Ok(()),
+        () = settings.hand_over.cancelled() => return Ok(()),
     };
+    let member = Arc::new(member);
     tracing::info!(
         name = %settings.placement.name, id = %member.id(), role = role_name(settings.role),
         slots = settings.placement.slots, runtime = runtime.describe(), "registered"
@@ -94,9 +96,24 @@ pub(crate) async fn run(settings: NodeSettings, shutdown: CancellationToken) -> 
         state,
         large_bodies: Arc::new(Semaphore::new(LARGE_BODIES)),
         evict: CancellationToken::new(),
+        busy: TaskTracker::new(),
     });
     heartbeat::beat(node.state.root(), node.member.lease());
-    Box::pin(serve(node, shutdown)).await
+    Box::pin(serve(node, left, resumed, shutdown)).await
+}
+
+/// What an earlier daemon left that can be gone on with. All else of it is removed.
+async fn inheritance(runtime: &dyn Runtime, state: &StateDir) -> Result<Vec<Left>, NodeError> {
+    let engine = |fault: Fault| NodeError::Engine(fault.to_string());
+    let containers = runtime.names().await.map_err(engine)?.into_iter().collect();
+    let left = resume::left_behind(state, &containers);
+    let kept = left.iter().map(|left| left.container().to_owned()).collect();
+    let swept = runtime.sweep(&kept).await.map_err(engine)?;
+    if swept > 0 {
+        tracing::info!(swept, "removed containers that an earlier run left");
+    }
+    state.wipe(&left.iter().map(Left::lease).collect())?;
+    Ok(left)
 }
 
 fn describe(settings: &NodeSettings, runtime: &str) -> Registration {
@@ -111,20 +128,53 @@ fn describe(settings: &NodeSettings, runtime: &str) -> Registration {
         labels: placement.labels.clone(),
         cpus: placement.capacity.map(|capacity| capacity.cpus),
         memory: placement.capacity.map(|capacity| Bytes(capacity.memory)),
+        resumes: Vec::new(),
     }
 }
 
-/// Runs the loops, and the drain once `shutdown` is cancelled.
-async fn serve(node: Arc<Node>, shutdown: CancellationToken) -> Result<(), NodeError> {
-    let attempts = TaskTracker::new();
+/// Runs the loops, and the drain once `shutdown` is cancelled, or the end of all without one.
+async fn serve(
+    node: Arc<Node>,
+    left: Vec<Left>,
+    resumed: Resumed,
+    shutdown: CancellationToken,
+) -> Result<(), NodeError> {
+    let placement = &node.settings.placement;
+    let total = placement.capacity.map(|total| Free { cpus: total.cpus, memory: Bytes(total.memory) });
+    let running = Running {
+        room: Room::new(placement.slots, total),
+        attempts: TaskTracker::new(),
+        cut: CancellationToken::new(),
+        node: Arc::clone(&node),
+    };
+    running.take_up(left, &resumed);
     let watched = Arc::clone(&node);
     let _janitor = AbortOnDropHandle::new(tokio::spawn(async move { janitor::run(&watched).await }));
-    let renewing = node.member.keep(&shutdown, |lease| heartbeat::beat(node.state.root(), lease));
+    // Both ways to end begin with taking no more.
+    let ending = shutdown.child_token();
+    let renewing = node.member.keep(&ending, |lease| heartbeat::beat(node.state.root(), lease));
     tokio::pin!(renewing);
-    let claimed = tokio::select! {
-        claimed = claim_into(&node, &attempts, &shutdown) => claimed,
-        error = &mut renewing => Err(error),
+    let hand_over = &node.settings.hand_over;
+    let handing_over = async {
+        hand_over.cancelled().await;
+        ending.cancel();
+        std::future::pending().await
     };
+    let claimed = tokio::select! {
+        claimed = running.claim(&ending) => claimed,
+        error = &mut renewing => Err(error),
+        never = handing_over => never,
+    };
+    if claimed.is_ok() && hand_over.is_cancelled() {
+        let handed_over = running.hand_over();
+        tokio::pin!(handed_over);
+        tokio::select! {
+            () = &mut handed_over => {}
+            _error = renewing => handed_over.await,
+        }
+        return Ok(());
+    }
+    let attempts = running.attempts;
     attempts.close();
     if let Err(error) = claimed {
         stop_all(&node, &attempts).await;
@@ -139,32 +189,6 @@ async fn serve(node: Arc<Node>, shutdown: CancellationToken) -> Result<(), NodeE
             Err(error.into())
         }
     }
-}
-
-/// Claims until `shutdown` is cancelled; each grant becomes an attempt.
-async fn claim_into(
-    node: &Arc<Node>,
-    attempts: &TaskTracker,
-    shutdown: &CancellationToken,
-) -> Result<(), WorkerError> {
-    let placement = &node.settings.placement;
-    let total = placement.capacity.map(|total| Free { cpus: total.cpus, memory: Bytes(total.memory) });
-    let room = Room::new(placement.slots, total);
-    let settings =
-        ClaimSettings { batch: limits::CLAIM, in_flight: CLAIMS, queues: placement.queues.clone() };
-    let (beginner, attempts) = (Arc::clone(node), attempts.clone());
-    let begin = move |begun: Vec<Begun<_>>| {
-        for begun in begun {
-            let held = beginner.member.leases().hold(begun.lease(), begun.until, begun.deadline);
-            let node = Arc::clone(&beginner);
-            attempts.spawn(async move {
-                let Begun { grant, taken, .. } = begun;
-                Box::pin(attempt::run(&node, grant, held)).await;
-                drop(taken);
-            });
-        }
-    };
-    claim(&node.member, &room, &settings, shutdown, |grant| Use::of(&grant.spec.resources), begin).await
 }
 
 async fn drain(node: &Node, attempts: &TaskTracker) {

@@ -7,7 +7,7 @@ pub(crate) mod agent;
 mod docker;
 mod process;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -121,11 +121,15 @@ pub(crate) trait Runtime: Send + Sync {
     /// Kills and removes a container; returns `Ok` only once there is none of that name.
     fn remove<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<(), Fault>>;
 
-    /// The names of all containers that daemons with this state directory made, running or not.
+    /// The names of all containers that daemons with this state directory made and that are still there, running or not.
     fn names(&self) -> BoxFuture<'_, Result<Vec<String>, Fault>>;
 
-    /// Removes everything that an earlier daemon with the same state directory left; answers how many.
-    fn sweep(&self) -> BoxFuture<'_, Result<usize, Fault>>;
+    /// Starts a container that an earlier daemon created and did not start; leaves any other as it is.
+    fn resume<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<(), Fault>>;
+
+    /// Removes all that an earlier daemon with the same state directory left, but the containers of these names; answers how
+    /// many.
+    fn sweep<'a>(&'a self, but: &'a HashSet<String>) -> BoxFuture<'a, Result<usize, Fault>>;
 }
 
 /// The runtime that the settings ask for.

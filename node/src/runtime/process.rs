@@ -1,7 +1,7 @@
 //! Child processes of the node, for machines without an engine. Isolates nothing: the image is ignored, and the program has
 //! the node's user, files and network. Never used unless asked for.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::os::unix::fs::symlink;
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
@@ -164,7 +164,12 @@ impl Runtime for Process {
         Box::pin(async { Ok(self.lock().keys().cloned().collect()) })
     }
 
-    fn sweep(&self) -> BoxFuture<'_, Result<usize, Fault>> {
+    fn resume<'a>(&'a self, _name: &'a str) -> BoxFuture<'a, Result<(), Fault>> {
+        Box::pin(async { Ok(()) })
+    }
+
+    /// Kills them all: a child of an earlier daemon cannot be waited for.
+    fn sweep<'a>(&'a self, _but: &'a HashSet<String>) -> BoxFuture<'a, Result<usize, Fault>> {
         Box::pin(async {
             let count = kill_below(self.attempts.clone(), true).await;
             let gone = async {

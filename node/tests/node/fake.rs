@@ -166,11 +166,15 @@ async fn maybe_away(State(fake): State<Fake>, request: Request, next: Next) -> R
 }
 
 async fn register(State(fake): State<Fake>, Json(registration): Json<Registration>) -> Json<Registered> {
-    fake.change(|book| {
+    let resumed = fake.change(|book| {
+        let mut resumed = registration.resumes.clone();
+        resumed.retain(|lease| !book.lost.contains(lease));
         book.registrations.push(registration);
         book.refuse = None;
+        book.draining = false;
+        resumed
     });
-    Json(Registered { id: NodeId(Uuid::nil()), lease: Span::from(fake.lease) })
+    Json(Registered { id: NodeId(Uuid::nil()), lease: Span::from(fake.lease), resumed })
 }
 
 async fn claim(State(fake): State<Fake>, Json(request): Json<ClaimRequest>) -> Answer<Claimed> {

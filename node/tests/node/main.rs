@@ -13,5 +13,6 @@
 mod docker;
 mod fake;
 mod process;
+mod restart;
 mod rig;
 mod socket;

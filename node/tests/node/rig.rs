@@ -23,6 +23,41 @@ pub(crate) struct Rig {
     pub(crate) shutdown: CancellationToken,
     pub(crate) state: TempDir,
     node: JoinHandle<Result<(), NodeError>>,
+    settings: NodeSettings,
+}
+
+/// A daemon on threads of its own, so that it can end like a process: with all that it was doing.
+pub(crate) struct Daemon {
+    threads: Option<tokio::runtime::Runtime>,
+    node: JoinHandle<Result<(), NodeError>>,
+    pub(crate) shutdown: CancellationToken,
+    pub(crate) hand_over: CancellationToken,
+}
+
+impl Daemon {
+    /// Stops it in the middle of whatever it does.
+    pub(crate) async fn kill(mut self) {
+        let threads = self.threads.take().unwrap();
+        tokio::task::spawn_blocking(move || threads.shutdown_timeout(Duration::from_secs(10))).await.unwrap();
+        let _cut_off = (&mut self.node).await;
+    }
+
+    /// Waits until it went by itself.
+    pub(crate) async fn ended(mut self) -> Result<(), NodeError> {
+        let ended = tokio::time::timeout(Duration::from_secs(60), &mut self.node).await;
+        if let Some(threads) = self.threads.take() {
+            threads.shutdown_background();
+        }
+        ended.expect("the node does not end").unwrap()
+    }
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        if let Some(threads) = self.threads.take() {
+            threads.shutdown_background();
+        }
+    }
 }
 
 /// The real agent.
@@ -52,6 +87,7 @@ pub(crate) fn settings(fake: &Fake, state: &Path, kind: RuntimeKind) -> NodeSett
         state_dir: state.to_path_buf(),
         drain_timeout: Duration::from_secs(30),
         hurry: CancellationToken::new(),
+        hand_over: CancellationToken::new(),
     }
 }
 
@@ -70,10 +106,31 @@ impl Rig {
         let mut settings = settings(&fake, state.path(), kind);
         change(&mut settings);
         let shutdown = CancellationToken::new();
-        let node = tokio::spawn(orca_node::run(settings, shutdown.clone()));
-        let rig = Self { fake, shutdown, state, node };
+        let node = tokio::spawn(orca_node::run(settings.clone(), shutdown.clone()));
+        let rig = Self { fake, shutdown, state, node, settings };
         rig.fake.until("the registration", |book| book.registrations.first().map(drop)).await;
         rig
+    }
+
+    /// Ends the rig's first daemon, and starts others with the same state directory in its place.
+    pub(crate) async fn replaced(&self) -> Daemon {
+        self.shutdown.cancel();
+        self.ended().await.unwrap();
+        self.daemon().await
+    }
+
+    /// One more daemon with the same settings, once it is registered.
+    pub(crate) async fn daemon(&self) -> Daemon {
+        let before = self.fake.book().registrations.len();
+        let (shutdown, hand_over) = (CancellationToken::new(), CancellationToken::new());
+        let settings = NodeSettings { hand_over: hand_over.clone(), ..self.settings.clone() };
+        let threads =
+            tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+        let node = threads.spawn(orca_node::run(settings, shutdown.clone()));
+        self.fake
+            .until("another registration", |book| (book.registrations.len() > before).then_some(()))
+            .await;
+        Daemon { threads: Some(threads), node, shutdown, hand_over }
     }
 
     /// Grants one attempt of `spec`.

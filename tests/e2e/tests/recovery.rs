@@ -65,6 +65,34 @@ async fn a_worker_that_was_frozen_past_its_lease_does_not_settle_what_went_on_el
     .await;
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_worker_that_is_killed_and_started_again_goes_on_with_its_running_containers() {
+    const TASKS: usize = 6;
+    const LINES: usize = 80;
+    scenario(Shape { lease: Span::secs(20), slots: 8, ..Shape::default() }, async |system| {
+        let script = format!(
+            "i=0; while [ $i -lt {LINES} ]; do echo line $i; i=$((i+1)); sleep 0.1; done; \"$ORCA_AGENT\" result $i"
+        );
+        let mut ids = Vec::new();
+        for number in 0..TASKS {
+            ids.push(system.enqueue(&tasks::shell(&format!("task {number}"), &script)).await);
+        }
+        for id in &ids {
+            system.started(*id).await;
+        }
+        system.node("worker-1").kill().await;
+        assert_eq!(system.containers().await.len(), TASKS);
+        system.node("worker-1").start();
+        for id in ids {
+            let done = system.succeeded(id, Duration::from_secs(40)).await;
+            assert_eq!((done.result, done.attempts.len()), (Some(json!(LINES)), 1), "{:?}", done.attempts);
+            let expected: Vec<String> = (0..LINES).map(|number| format!("1 Stdout line {number}")).collect();
+            assert_eq!(system.log(id).await, expected);
+        }
+    })
+    .await;
+}
+
 /// Enqueues tasks that each take a moment, breaks something in the middle, and expects each to have succeeded once.
 async fn nothing_is_lost(system: &mut System, disturb: impl AsyncFnOnce(&mut System)) {
     const TASKS: usize = 12;

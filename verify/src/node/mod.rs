@@ -150,6 +150,7 @@ impl Node {
             labels: Default::default(),
             cpus: None,
             memory: None,
+            resumes: Vec::new(),
         };
         loop {
             let call = Call::Register {

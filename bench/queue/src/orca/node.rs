@@ -51,6 +51,7 @@ pub(crate) fn registration(name: &str, slots: u32) -> Registration {
         labels: std::collections::BTreeMap::new(),
         cpus: None,
         memory: None,
+        resumes: Vec::new(),
     }
 }
 

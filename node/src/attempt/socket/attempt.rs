@@ -34,7 +34,12 @@ pub(super) async fn show(State(session): State<Arc<Session>>) -> Response {
 
 pub(super) async fn started(State(session): State<Arc<Session>>, request: Request) -> Answer<StatusCode> {
     json::note::<Started>(&session, request).await?;
-    session.started.send_replace(true);
+    if !*session.started.borrow() {
+        let directory = session.directory.clone();
+        let noted = tokio::task::spawn_blocking(move || directory.note_start()).await;
+        noted.map_err(ApiProblem::internal)?.map_err(ApiProblem::internal)?;
+        session.started.send_replace(true);
+    }
     Ok(StatusCode::NO_CONTENT)
 }
 

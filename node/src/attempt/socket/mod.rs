@@ -23,11 +23,12 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use orca_proto::agent::{files, routes};
 use orca_proto::problem::{Kind, Problem};
-use rustix::fs::{Mode, OFlags};
+use rustix::fs::{AtFlags, Mode, OFlags, renameat, unlinkat};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::Semaphore;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
+use super::directory::Directory;
 use super::session::Session;
 pub(super) use outcome::left_report;
 use problem::ApiProblem;
@@ -49,7 +50,7 @@ pub(super) struct Server(DropGuard);
 impl Server {
     /// Binds the socket and serves it.
     pub(super) fn start(session: Arc<Session>) -> std::io::Result<Self> {
-        let listener = bind(&session.directory.shared)?;
+        let listener = bind(&session.directory)?;
         let stop = CancellationToken::new();
         tokio::spawn(serve(listener, router(session), stop.clone()));
         Ok(Self(stop.drop_guard()))
@@ -61,14 +62,21 @@ impl Server {
     }
 }
 
-/// Binds through the directory's descriptor: the path itself may be longer than a socket's address can be.
-fn bind(directory: &std::path::Path) -> std::io::Result<UnixListener> {
+/// Binds where no container can reach, and moves the socket to where its container looks for it: that may run already, and have put
+/// anything there. Binds through the directory's descriptor, as the path itself may be longer than a socket's address can be.
+fn bind(directory: &Directory) -> std::io::Result<UnixListener> {
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let dir = rustix::fs::open(directory, flags, Mode::empty())?;
-    let listener = UnixListener::bind(format!("/proc/self/fd/{}/{}", dir.as_raw_fd(), files::NODE_SOCKET))?;
+    let private = rustix::fs::open(&directory.private, flags, Mode::empty())?;
+    let shared = rustix::fs::open(&directory.shared, flags, Mode::empty())?;
+    match unlinkat(&private, files::NODE_SOCKET, AtFlags::empty()) {
+        Ok(()) | Err(rustix::io::Errno::NOENT) => {}
+        Err(error) => return Err(error.into()),
+    }
+    let path = format!("/proc/self/fd/{}/{}", private.as_raw_fd(), files::NODE_SOCKET);
+    let listener = UnixListener::bind(&path)?;
     // The container's user may be any; the directory around the attempt's keeps everyone else out.
-    let path = directory.join(files::NODE_SOCKET);
-    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o666))?;
+    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o666))?;
+    renameat(&private, files::NODE_SOCKET, &shared, files::NODE_SOCKET)?;
     Ok(listener)
 }
 

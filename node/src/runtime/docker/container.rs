@@ -1,10 +1,10 @@
 //! Containers: create and start, wait, look, kill, remove, sweep.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
 use bollard::errors::Error;
-use bollard::models::ContainerSummary;
+use bollard::models::{ContainerStateStatusEnum, ContainerSummary};
 use bollard::query_parameters::{
     CreateContainerOptionsBuilder, InspectContainerOptions, KillContainerOptionsBuilder,
     ListContainersOptionsBuilder, LogsOptionsBuilder, RemoveContainerOptionsBuilder, StartContainerOptions,
@@ -153,13 +153,30 @@ impl Docker {
         Ok(names.map(|name| name.trim_start_matches('/').to_owned()).collect())
     }
 
-    pub(super) async fn sweep_containers(&self) -> Result<usize, Fault> {
+    pub(super) async fn sweep_containers(&self, but: &HashSet<String>) -> Result<usize, Fault> {
+        let kept = |container: &ContainerSummary| {
+            let mut names = container.names.iter().flatten();
+            names.any(|name| but.contains(name.trim_start_matches('/')))
+        };
+        let doomed = self.ours().await?.into_iter().filter(|container| !kept(container));
         let mut count = 0;
-        for id in self.ours().await?.into_iter().filter_map(|container| container.id) {
+        for id in doomed.filter_map(|container| container.id) {
             self.remove_container(&id).await?;
             count += 1;
         }
         Ok(count)
+    }
+
+    pub(super) async fn start_created(&self, name: &str) -> Result<(), Fault> {
+        let look = self.api.inspect_container(name, None::<InspectContainerOptions>);
+        let found = within(LOOK, "inspect", look).await?;
+        let status = found.state.and_then(|state| state.status);
+        if status != Some(ContainerStateStatusEnum::CREATED) {
+            return Ok(());
+        }
+        within(ACT, "start", self.api.start_container(name, None::<StartContainerOptions>))
+            .await
+            .map_err(start_fault)
     }
 }
 

@@ -8,7 +8,7 @@ mod host_config;
 mod host_paths;
 mod image;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::future::Future;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -115,8 +115,12 @@ impl Runtime for Docker {
         Box::pin(self.container_names())
     }
 
-    fn sweep(&self) -> BoxFuture<'_, Result<usize, Fault>> {
-        Box::pin(self.sweep_containers())
+    fn resume<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<(), Fault>> {
+        Box::pin(self.start_created(name))
+    }
+
+    fn sweep<'a>(&'a self, but: &'a HashSet<String>) -> BoxFuture<'a, Result<usize, Fault>> {
+        Box::pin(self.sweep_containers(but))
     }
 }
 

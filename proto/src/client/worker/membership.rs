@@ -11,7 +11,7 @@ use super::leases::Leases;
 use crate::client::{Client, ClientError};
 use crate::duration::Span;
 use crate::ids::{InstanceId, NodeId};
-use crate::node::{Registered, Registration, RenewRequest};
+use crate::node::{LeaseRef, Registered, Registration, RenewRequest};
 use crate::problem::Kind;
 
 /// The longest wait between two tries to register.
@@ -24,6 +24,15 @@ const GAP: Duration = Duration::from_millis(50);
 const GAP_PER_LEASE: Duration = Duration::from_micros(100);
 /// The longest wait after a failed renewal.
 const RENEWAL_PATIENCE: Duration = Duration::from_secs(2);
+
+/// The leases of an earlier run that go on.
+#[derive(Clone, Debug)]
+pub struct Resumed {
+    /// Which ones.
+    pub leases: Vec<LeaseRef>,
+    /// When they end unless they are renewed.
+    pub until: Instant,
+}
 
 /// One registered node: who it is to the coordinator, and what it holds.
 #[derive(Debug)]
@@ -39,9 +48,17 @@ impl Membership {
     ///
     /// # Errors
     /// [`WorkerError::Refused`] if it answers that it will not have this node.
-    pub async fn register(client: Client, registration: Registration) -> Result<Self, WorkerError> {
-        let registered = RwLock::new(register(&client, &registration).await?);
-        Ok(Self { client, registration, registered, leases: Leases::default() })
+    pub async fn register(
+        client: Client,
+        mut registration: Registration,
+    ) -> Result<(Self, Resumed), WorkerError> {
+        let (mut registered, sent) = register(&client, &registration).await?;
+        // Whoever registers again, as the coordinator forgot it, has nothing left to resume.
+        registration.resumes.clear();
+        let leases = std::mem::take(&mut registered.resumed);
+        let resumed = Resumed { leases, until: sent + registered.lease.get() };
+        let registered = RwLock::new(registered);
+        Ok((Self { client, registration, registered, leases: Leases::default() }, resumed))
     }
 
     /// Whom it talks to.
@@ -83,7 +100,7 @@ impl Membership {
             Some(Kind::Conflict) => Err(WorkerError::Superseded { name: self.registration.name.clone() }),
             Some(Kind::NotFound) => {
                 tracing::warn!("the coordinator does not know this node any more; registering again");
-                let registered = register(&self.client, &self.registration).await?;
+                let (registered, _sent) = register(&self.client, &self.registration).await?;
                 *self.registered.write().unwrap_or_else(PoisonError::into_inner) = registered;
                 Ok(())
             }
@@ -144,11 +161,16 @@ impl Membership {
     }
 }
 
-async fn register(client: &Client, registration: &Registration) -> Result<Registered, WorkerError> {
+/// The answer, and when what it answers was sent.
+async fn register(
+    client: &Client,
+    registration: &Registration,
+) -> Result<(Registered, Instant), WorkerError> {
     let mut wait = FIRST;
     loop {
+        let sent = Instant::now();
         match client.register(registration).await {
-            Ok(registered) => return Ok(registered),
+            Ok(registered) => return Ok((registered, sent)),
             Err(error) if error.is_transient() => {
                 tracing::warn!(%error, "cannot register yet; trying again");
                 tokio::time::sleep(wait).await;

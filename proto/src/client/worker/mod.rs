@@ -32,7 +32,7 @@ use crate::node::{Grant, Registration};
 pub use self::claims::{Begun, ClaimSettings, claim};
 pub use self::handler::Ending;
 pub use self::leases::{HeldLease, Leases};
-pub use self::membership::Membership;
+pub use self::membership::{Membership, Resumed};
 pub use self::reporter::{Reporter, Unrecorded};
 pub use self::room::{Room, Taken, Use};
 
@@ -153,7 +153,8 @@ impl Worker {
     {
         settings.check()?;
         registration.slots = settings.slots;
-        let member = Arc::new(Membership::register(client, registration).await?);
+        let (member, _resumed) = Membership::register(client, registration).await?;
+        let member = Arc::new(member);
         let tally = Arc::new(Tally::default());
         let handlers = Handlers::new(&member, settings.report_linger, Arc::clone(&tally));
         let running = tokio::spawn(run(Arc::clone(&member), settings, shutdown, handlers, handler));

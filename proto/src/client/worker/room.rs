@@ -56,7 +56,8 @@ impl Use {
 
 #[derive(Debug)]
 struct Left {
-    slots: u32,
+    /// Below zero where more runs than there are slots.
+    slots: i64,
     rest: Use,
     /// Whoever saw that there is something waits for so many slots.
     wanted: u32,
@@ -80,7 +81,13 @@ impl Room {
     #[must_use]
     pub fn new(slots: u32, total: Option<Free>) -> Arc<Self> {
         let total = total.map(|total| Use::new(total.cpus, total.memory));
-        let left = Left { slots, rest: total.unwrap_or_default(), wanted: 1, offers: 0, fresh: false };
+        let left = Left {
+            slots: i64::from(slots),
+            rest: total.unwrap_or_default(),
+            wanted: 1,
+            offers: 0,
+            fresh: false,
+        };
         Arc::new(Self { slots, total, left: Mutex::new(left), freed: Notify::new() })
     }
 
@@ -91,7 +98,17 @@ impl Room {
     /// Slots in use or on offer.
     #[must_use]
     pub fn taken(&self) -> u32 {
-        self.slots.saturating_sub(self.lock().slots)
+        u32::try_from(i64::from(self.slots) - self.lock().slots).unwrap_or(0)
+    }
+
+    /// Takes room for a task that runs already, also where none is left: then that much less is offered later.
+    #[must_use]
+    pub fn take(self: &Arc<Self>, what: Use) -> Taken {
+        let what = if self.total.is_some() { what } else { Use::default() };
+        let mut left = self.lock();
+        left.slots -= 1;
+        left.rest = left.rest.minus(what);
+        Taken { room: Arc::clone(self), what: Some(what) }
     }
 
     /// Waits until there is something to offer, and a little longer where that is less than half of `most` slots. Whoever
@@ -108,10 +125,10 @@ impl Room {
                 let mut left = self.lock();
                 let is_ready = self.is_ready(&left);
                 let patient = until.is_none_or(|until| Instant::now() < until);
-                if is_ready && (left.slots >= half || !patient) {
-                    let slots = left.slots.min(most);
+                if is_ready && (left.slots >= i64::from(half) || !patient) {
+                    let slots = u32::try_from(left.slots).unwrap_or(most).min(most);
                     let rest = if self.total.is_some() { left.rest } else { Use::default() };
-                    left.slots -= slots;
+                    left.slots -= i64::from(slots);
                     left.rest = left.rest.minus(rest);
                     left.offers += 1;
                     left.fresh = false;
@@ -151,7 +168,7 @@ impl Room {
         let wake = {
             let mut left = self.lock();
             let was_ready = self.is_ready(&left);
-            left.slots = left.slots.saturating_add(slots).min(self.slots);
+            left.slots = (left.slots + i64::from(slots)).min(i64::from(self.slots));
             if self.total.is_some() {
                 left.rest = left.rest.plus(rest);
             }
@@ -160,7 +177,7 @@ impl Room {
             } else {
                 left.fresh = true;
             }
-            self.is_ready(&left) && (!was_ready || left.slots >= left.wanted)
+            self.is_ready(&left) && (!was_ready || left.slots >= i64::from(left.wanted))
         };
         if wake {
             self.freed.notify_waiters();
@@ -244,6 +261,17 @@ mod tests {
 
     fn some(cpus: f64, mib: u64) -> Use {
         Use::new(cpus, Bytes::mib(mib))
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_runs_beyond_the_slots_must_end_before_there_is_an_offer() {
+        let room = Room::new(2, None);
+        let mut running: Vec<Taken> = (0..3).map(|_| room.take(Use::default())).collect();
+        assert_eq!(room.taken(), 3);
+        running.pop();
+        tokio::time::timeout(Duration::from_secs(9), room.offer(8)).await.unwrap_err();
+        running.pop();
+        assert_eq!(room.offer(8).await.slots(), 1);
     }
 
     #[tokio::test(start_paused = true)]

@@ -82,6 +82,7 @@ impl Fake {
             labels: [].into(),
             cpus: None,
             memory: None,
+            resumes: Vec::new(),
         }
     }
 
@@ -176,7 +177,11 @@ impl Fake {
         match tail {
             "nodes" => {
                 self.change(|book| book.registrations.push(serde_json::from_slice(body).unwrap()));
-                Ok(json!(Registered { id: NodeId(uuid::Uuid::nil()), lease: Span::from(self.lease) }))
+                Ok(json!(Registered {
+                    id: NodeId(uuid::Uuid::nil()),
+                    lease: Span::from(self.lease),
+                    resumed: Vec::new()
+                }))
             }
             "claims" => self.claim(serde_json::from_slice(body).unwrap()).await,
             "renewals" => self.renew(serde_json::from_slice(body).unwrap()).await,
