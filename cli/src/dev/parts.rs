@@ -73,7 +73,6 @@ impl Parts {
         ] {
             let settings = NodeSettings {
                 hurry: parts.hurry.clone(),
-                hand_over: CancellationToken::new(),
                 ..node_settings(args, data, role, token, url, runtime)
             };
             let shutdown = parts.nodes.clone();
@@ -195,6 +194,7 @@ fn node_settings(
         state_dir: data.path().join(name),
         drain_timeout: DRAIN,
         hurry: CancellationToken::new(),
+        hand_over: CancellationToken::new(),
     }
 }
 

@@ -75,7 +75,9 @@ async fn a_worker_that_is_killed_and_started_again_goes_on_with_its_running_cont
         );
         let mut ids = Vec::new();
         for number in 0..TASKS {
-            ids.push(system.enqueue(&tasks::shell(&format!("task {number}"), &script)).await);
+            let mut task = tasks::shell(&format!("task {number}"), &script);
+            task.resources.cpus = 0.1;
+            ids.push(system.enqueue(&task).await);
         }
         for id in &ids {
             system.started(*id).await;
