@@ -317,6 +317,13 @@ CREATE TABLE orca.nodes (
     runtime       text NOT NULL,
     labels        json NOT NULL,
     draining      boolean NOT NULL DEFAULT false,
+    -- Why it takes no work for now, by its own words.
+    unwell        text,
+    -- An operator has it take no more work. Stays when the node registers again.
+    cordoned_at   timestamptz,
+    cordoned_by   text,
+    cordon_reason text,
+    takes         boolean NOT NULL GENERATED ALWAYS AS (NOT draining AND unwell IS NULL AND cordoned_at IS NULL) STORED,
     registered_at timestamptz NOT NULL,
     last_seen_at  timestamptz NOT NULL,
     CONSTRAINT nodes_name_key UNIQUE (namespace, name)

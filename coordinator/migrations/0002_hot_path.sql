@@ -194,12 +194,12 @@ DECLARE
     v_unfinished boolean;
     v_rated boolean;
 BEGIN
-    -- A node's claims one after the other: its slots are counted, and it may begin to drain, or be replaced, meanwhile.
+    -- A node's claims one after the other: its slots are counted, and it may begin to drain, be cordoned or be replaced meanwhile.
     SELECT * INTO v_node FROM orca.nodes n WHERE n.id = p_node FOR NO KEY UPDATE;
     PERFORM orca.lock_heads(p_lanes);
     PERFORM orca.lock_limits(v_node.namespace, p_lanes);
     v_rated := EXISTS (SELECT FROM orca.queues q WHERE q.namespace = v_node.namespace AND q.rate_tasks IS NOT NULL);
-    SELECT CASE WHEN v_node.draining OR v_node.instance IS DISTINCT FROM p_instance THEN 0
+    SELECT CASE WHEN NOT v_node.takes OR v_node.instance IS DISTINCT FROM p_instance THEN 0
                 ELSE least(v_most, v_node.slots - coalesce(sum(g.open), 0)) END INTO v_most
         FROM orca.grants g WHERE g.node = p_node AND g.open > 0;
     v_now := orca.now();
@@ -303,7 +303,7 @@ BEGIN
     -- First, although it is the last elsewhere: nothing after it is waited for.
     PERFORM orca.lock_tails(p_lanes[1 : 1]);
     SELECT * INTO v_node FROM orca.nodes n
-    WHERE n.id = p_node AND n.instance = p_instance AND NOT n.draining FOR NO KEY UPDATE SKIP LOCKED;
+    WHERE n.id = p_node AND n.instance = p_instance AND n.takes FOR NO KEY UPDATE SKIP LOCKED;
     v_free := FOUND AND pg_try_advisory_xact_lock(7024421, v_lane & 511)
         AND pg_try_advisory_xact_lock_shared(7024422, hashtext(v_node.namespace));
     IF v_free THEN

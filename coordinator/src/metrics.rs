@@ -215,6 +215,8 @@ fn state_name(state: NodeState) -> &'static str {
     match state {
         NodeState::Ready => "ready",
         NodeState::Draining => "draining",
+        NodeState::Cordoned => "cordoned",
+        NodeState::Unwell => "unwell",
         NodeState::Gone => "gone",
     }
 }

@@ -69,6 +69,9 @@ struct Arguments {
     /// How much of input artifacts to keep for later attempts
     #[arg(long, env = "ORCA_CACHE_SIZE", default_value = "10GiB")]
     cache_size: Bytes,
+    /// Take no work while less than this is free where the state directory lies
+    #[arg(long, env = "ORCA_MIN_DISK", default_value = "1GiB")]
+    min_disk: Bytes,
     /// How long a shutdown waits for running attempts before it gives them back
     #[arg(long, env = "ORCA_DRAIN_TIMEOUT", default_value = "60s")]
     drain_timeout: Span,
@@ -158,6 +161,7 @@ fn settings(arguments: Arguments, role: Role, state_dir: PathBuf) -> Result<Node
             agent: arguments.agent,
             allow_network: arguments.allow_network,
             cache_bytes: arguments.cache_size.0,
+            min_disk: arguments.min_disk.0,
         },
         state_dir,
         drain_timeout: arguments.drain_timeout.get(),

@@ -97,6 +97,9 @@ pub struct RuntimeSettings {
     pub allow_network: bool,
     /// Bytes of input artifacts to keep for later attempts. `--cache-size`, `ORCA_CACHE_SIZE`; default 10 GiB.
     pub cache_bytes: u64,
+    /// Bytes that must be free where the state directory lies for the node to take work. `--min-disk`, `ORCA_MIN_DISK`;
+    /// default 1 GiB.
+    pub min_disk: u64,
 }
 
 /// The kinds of runtime.

@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use crate::duration::Span;
 use crate::ids::{FencingToken, InstanceId, NodeId, TaskId};
 use crate::quantity::Bytes;
+use crate::queue::Paused;
 use crate::spec::{NewTask, Role};
 use crate::task::Step;
 
@@ -145,6 +146,9 @@ pub struct RenewRequest {
     pub cancelling: Vec<LeaseRef>,
     /// How long to hold the request; at most a third of the lease is sensible, and no more is granted.
     pub wait: Span,
+    /// Why the node takes no work for now, such as an engine that does not answer; at most 1,024 bytes. Absent when it is well.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unwell: Option<String>,
     /// The node takes no more work and will go once its attempts have ended.
     #[serde(default)]
     pub draining: bool,
@@ -180,14 +184,18 @@ pub struct Renewed {
 pub enum NodeState {
     /// Heard of within the last lease, takes work.
     Ready,
-    /// Heard of, finishes what it has.
+    /// Heard of, finishes what it has and ends.
     Draining,
+    /// An operator has it take no more work; finishes what it has.
+    Cordoned,
+    /// It takes no work for now, by its own judgement.
+    Unwell,
     /// Not heard of for longer than a lease.
     Gone,
 }
 
 /// A node as operators see it.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct Node {
     /// Its id.
@@ -202,6 +210,18 @@ pub struct Node {
     pub slots: u32,
     /// Leases it holds.
     pub running: u32,
+    /// Processor cores that its tasks may use in all; absent where they are not counted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cpus: Option<f64>,
+    /// Memory that its tasks may use in all; absent where it is not counted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub memory: Option<Bytes>,
+    /// Since when, by whom and why it takes no more work, where an operator said so.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cordon: Option<Paused>,
+    /// Why it takes no work for now, where it said so itself.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unwell: Option<String>,
     /// Orca's version.
     pub version: String,
     /// What runs its containers.

@@ -92,8 +92,10 @@ condition_kinds! {
     GroupRate = "group_rate",
     /// Its namespace runs as many tasks as it may.
     NamespaceLimit = "namespace_limit",
-    /// No node for its role is alive.
+    /// No node for its role is alive and takes work.
     NoNode = "no_node",
+    /// Nodes for its role are alive and take no work: cordoned, draining or unwell. Never blocks by itself.
+    NodesOutOfService = "nodes_out_of_service",
     /// No live node has the labels that it requires.
     NodeLabels = "node_labels",
     /// No live node has the processors and memory free that it needs.

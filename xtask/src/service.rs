@@ -68,6 +68,15 @@ impl Service {
         tail(&self.log, 20)
     }
 
+    /// Kills it without warning, and waits until it is gone.
+    ///
+    /// # Errors
+    /// If it has ended already.
+    pub(crate) async fn kill(mut self) -> Result<()> {
+        self.pid()?;
+        self.group.child.kill().await.with_context(|| format!("{} cannot be killed", self.name))
+    }
+
     /// Asks it to drain and waits until it has ended.
     ///
     /// # Errors

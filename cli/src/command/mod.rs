@@ -17,6 +17,7 @@ mod login;
 mod logs;
 mod moment;
 mod namespace;
+mod node;
 mod nodes;
 mod profile;
 mod queue;
@@ -66,6 +67,8 @@ pub(crate) enum Command {
     #[command(subcommand, visible_alias = "schedules")]
     Schedule(schedule::ScheduleCommand),
     Nodes(nodes::NodesArgs),
+    #[command(subcommand)]
+    Node(node::NodeCommand),
     #[command(subcommand, visible_alias = "artifacts")]
     Artifact(artifact::ArtifactCommand),
     #[command(subcommand)]
@@ -137,6 +140,7 @@ impl Command {
             Self::Schedule(command) => Box::pin(command.run(client, output)).await,
             Self::Namespace(command) => command.run(&client()?, output).await,
             Self::Nodes(args) => args.run(&client()?, output).await,
+            Self::Node(command) => command.run(&client()?, output).await,
             Self::Artifact(command) => command.run(&client()?, output).await,
             Self::Token(command) => command.run(output),
             Self::Login(args) => args.run(connection, given, output).await,

@@ -33,6 +33,8 @@ const COORDINATOR_END: Duration = Duration::from_secs(20);
 const LOOK: Duration = Duration::from_millis(50);
 /// Bytes of input artifacts that a node keeps.
 const CACHE: u64 = 10 << 30;
+/// Bytes that must be free for the nodes to take work.
+const MIN_DISK: u64 = 256 << 20;
 
 /// The running parts.
 pub(super) struct Parts {
@@ -190,6 +192,7 @@ fn node_settings(
             agent: args.agent.clone(),
             allow_network: args.allow_network,
             cache_bytes: CACHE,
+            min_disk: MIN_DISK,
         },
         state_dir: data.path().join(name),
         drain_timeout: DRAIN,

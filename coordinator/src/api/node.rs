@@ -6,10 +6,11 @@ use orca_proto::ids::NodeId;
 use orca_proto::limits;
 use orca_proto::node::{ClaimRequest, Claimed, Node, Registered, Registration, RenewRequest, Renewed};
 use orca_proto::page::Page;
+use orca_proto::queue::Pause;
 
 use super::Api;
 use super::auth::{NodeAuth, OperatorAuth};
-use super::extract::{Json, Path};
+use super::extract::{Json, NoBody, Path};
 use super::refusal::Refusal;
 use crate::app::{App, RawClaimed, RawReports};
 
@@ -69,6 +70,49 @@ pub(super) async fn get(
     Path(id): Path<NodeId>,
 ) -> Result<Json<Node>, Refusal> {
     Ok(Json(app.node_get(&who, id).await?))
+}
+
+/// Cordon a node
+///
+/// Once this is answered, nothing is granted to it. What it runs goes on.
+#[utoipa::path(
+    post,
+    path = "/v1/nodes/{id}/cordon",
+    tag = "nodes",
+    operation_id = "cordon_node",
+    params(("id" = NodeId, Path, description = "The node's id.")),
+    request_body = Pause,
+    security(("bearer" = ["operator"])),
+    responses((status = 200, description = "The node", body = Node)),
+)]
+pub(super) async fn cordon(
+    OperatorAuth(who): OperatorAuth,
+    State(app): State<App>,
+    Path(id): Path<NodeId>,
+    Json(value): Json<Pause>,
+) -> Result<Json<Node>, Refusal> {
+    Ok(Json(app.node_cordon(&who, id, value).await?))
+}
+
+/// Uncordon a node
+///
+/// It takes work again, within a second or two. The body is empty or `{}`.
+#[utoipa::path(
+    post,
+    path = "/v1/nodes/{id}/uncordon",
+    tag = "nodes",
+    operation_id = "uncordon_node",
+    params(("id" = NodeId, Path, description = "The node's id.")),
+    security(("bearer" = ["operator"])),
+    responses((status = 200, description = "The node", body = Node)),
+)]
+pub(super) async fn uncordon(
+    OperatorAuth(who): OperatorAuth,
+    State(app): State<App>,
+    Path(id): Path<NodeId>,
+    _body: NoBody,
+) -> Result<Json<Node>, Refusal> {
+    Ok(Json(app.node_uncordon(&who, id).await?))
 }
 
 /// Claim tasks

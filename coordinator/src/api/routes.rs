@@ -29,6 +29,8 @@ pub(super) fn list() -> OpenApiRouter<Api> {
         .routes(routes!(artifact::get))
         .routes(routes!(node::register, node::list))
         .routes(routes!(node::get))
+        .routes(routes!(node::cordon))
+        .routes(routes!(node::uncordon))
         .routes(routes!(attempt::start))
         .routes(routes!(attempt::progress))
         .routes(routes!(attempt::logs))

@@ -20,6 +20,7 @@ use super::transaction::statement;
 use super::waiting::{Waiter, Wanting};
 use super::{App, Error, Principal};
 use crate::db::apply::role_word;
+use crate::db::node::Service;
 use crate::db::rules::{self, Rules};
 use crate::db::{corrupt, node, queue, word};
 use crate::dispatch::{Asker, Capacity, Fleet, Flow, LaneKey, Line, Moment, Pick, again_in, choose};
@@ -36,6 +37,8 @@ const LOOKS: usize = 3;
 
 /// When a claim that was refused what it chose looks again: the node's slots are all lent, and who knows until when.
 const REFUSED: Duration = Duration::from_secs(1);
+/// How often a held claim of a cordoned node looks whether it still is.
+const CORDONED: Duration = Duration::from_secs(1);
 /// The longest that a claim waits for a rate by itself.
 const SOON: Duration = Duration::from_secs(1);
 /// The shortest.
@@ -88,11 +91,17 @@ impl App {
                 return Ok(Claimed { grants: found.grants });
             }
             if !held && deadline > Instant::now() {
-                // Not when it came, for most are answered at once; but whoever drains from now on wakes it.
-                if self.in_turn(|| Box::pin(self.draining(node))).await? {
-                    return Ok(nothing);
+                // Not when it came, for most are answered at once; but whoever takes no more from now on wakes it.
+                match self.in_turn(|| Box::pin(self.service(node))).await? {
+                    Service::Takes => held = true,
+                    Service::Ending => return Ok(nothing),
+                    Service::Paused => {
+                        // Nothing is kept for it meanwhile.
+                        drop(waiter);
+                        self.until_it_takes(node, deadline).await?;
+                        return Ok(nothing);
+                    }
                 }
-                held = true;
             }
             let again = Instant::now() + found.again_in.unwrap_or(HOLD);
             let armed = found.again_in.and_then(|_| self.0.signals.arm(&asker.namespace, again));
@@ -127,9 +136,20 @@ impl App {
         work().await
     }
 
-    async fn draining(&self, node: NodeId) -> Result<bool, Error> {
+    async fn service(&self, node: NodeId) -> Result<Service, Error> {
         let mut connection = self.0.pool.acquire().await?;
-        Ok(node::draining(&mut connection, node).await?)
+        Ok(node::service(&mut connection, node).await?)
+    }
+
+    /// Holds the claim of a node that is cordoned: it would come again at once.
+    async fn until_it_takes(&self, node: NodeId, deadline: Instant) -> Result<(), Error> {
+        while Instant::now() < deadline && self.service(node).await? == Service::Paused {
+            tokio::select! {
+                () = tokio::time::sleep_until(deadline.min(Instant::now() + CORDONED)) => {}
+                () = self.0.shutdown.cancelled() => return Ok(()),
+            }
+        }
+        Ok(())
     }
 
     /// The node that asks, if it may.

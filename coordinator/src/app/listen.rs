@@ -43,7 +43,7 @@ struct Notice {
     /// Nodes that have something to cancel.
     #[serde(default)]
     nodes: Vec<Uuid>,
-    /// Nodes that have begun to drain.
+    /// Nodes that take no more work.
     #[serde(default)]
     drains: Vec<Uuid>,
     /// Settings of queues changed.
@@ -141,8 +141,8 @@ async fn pass_on(app: &App, notice: &Notice) -> sqlx::Result<()> {
     }
     if !notice.drains.is_empty() {
         let mut connection = app.0.pool.acquire().await?;
-        let draining = node::draining_of(&mut connection, &notice.drains).await?;
-        draining.into_iter().for_each(|node| signals.drain(NodeId(node)));
+        let idle = node::idle_of(&mut connection, &notice.drains).await?;
+        idle.into_iter().for_each(|node| signals.drain(NodeId(node)));
     }
     if !notice.lanes.is_empty() {
         let version = lines.version();

@@ -4,6 +4,7 @@ use orca_proto::ids::NodeId;
 use orca_proto::node::{Node, Registered, Registration};
 use orca_proto::page::Page;
 use orca_proto::problem::Kind;
+use orca_proto::queue::Pause;
 use orca_proto::spec::Role;
 use orca_proto::token::Access;
 
@@ -58,6 +59,48 @@ impl App {
         let mut connection = self.0.pool.acquire().await?;
         let found = node::list(&mut connection, &who.namespace, Some(id), self.0.lease).await?;
         found.into_iter().next().ok_or_else(Error::not_found)
+    }
+
+    /// Has a node take no more work: once this is answered, nothing is granted to it. What it runs goes on. One that is
+    /// cordoned stays as it is.
+    ///
+    /// # Errors
+    /// `not-found`, `validation`, or the database's.
+    pub async fn node_cordon(&self, who: &Principal, id: NodeId, pause: Pause) -> Result<Node, Error> {
+        let mut errors = Vec::new();
+        pause.validate(&mut errors);
+        if !errors.is_empty() {
+            return Err(Error::validation(errors));
+        }
+        let (app, by) = (self.clone(), who.clone());
+        let known = self
+            .spawned(async move {
+                let mut connection = app.0.pool.acquire().await?;
+                let reason = pause.reason.as_deref();
+                Ok(node::cordon(&mut connection, &by.namespace, id, &by.subject, reason).await?)
+            })
+            .await?;
+        if !known {
+            return Err(Error::not_found());
+        }
+        self.0.signals.drain(id);
+        self.0.signals.post_drain(id);
+        self.node_get(who, id).await
+    }
+
+    /// Has a node take work again.
+    ///
+    /// # Errors
+    /// `not-found`, or the database's.
+    pub async fn node_uncordon(&self, who: &Principal, id: NodeId) -> Result<Node, Error> {
+        let (app, by) = (self.clone(), who.clone());
+        let known = self
+            .spawned(async move {
+                let mut connection = app.0.pool.acquire().await?;
+                Ok(node::uncordon(&mut connection, &by.namespace, id).await?)
+            })
+            .await?;
+        if known { self.node_get(who, id).await } else { Err(Error::not_found()) }
     }
 
     /// Makes a node known, or known again. Another instance under a known name ends the leases of the one before, but those

@@ -37,10 +37,13 @@ impl App {
                 check.fail(pointer, "has more than 10,240 entries");
             }
         }
+        if let Some(unwell) = &request.unwell {
+            check.text(unwell, "/unwell", limits::SENTENCE);
+        }
         check.done()?;
         let deadline = Instant::now() + request.wait.get().min(self.0.lease / 3);
         let kept = Box::pin(self.renew_once(who, node, &request)).await?;
-        if request.draining {
+        if request.draining || request.unwell.is_some() {
             self.0.signals.drain(node);
             self.0.signals.post_drain(node);
         }
@@ -87,7 +90,8 @@ impl App {
         let (app, who, request) = (self.clone(), who.clone(), request.clone());
         self.spawned(async move {
             transaction!(app, |tx, _effects| {
-                let known = node::seen(tx, &who.namespace, node, request.instance, Some(request.draining))
+                let (draining, unwell) = (request.draining, request.unwell.as_deref());
+                let known = node::seen(tx, &who.namespace, node, request.instance, draining, unwell)
                     .await?
                     .ok_or_else(Error::not_found)?;
                 check_owner(&who, &known.subject)?;

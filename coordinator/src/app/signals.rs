@@ -49,7 +49,7 @@ pub(crate) struct Signals {
 pub(crate) struct Outbox {
     pub(crate) lanes: BTreeSet<i32>,
     pub(crate) nodes: BTreeSet<NodeId>,
-    /// Those that have begun to drain.
+    /// Those that take no more work.
     pub(crate) drains: BTreeSet<NodeId>,
     pub(crate) settings: bool,
     pub(crate) schedules: bool,
@@ -117,7 +117,7 @@ impl Signals {
         std::mem::take(&mut *self.outbox.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// Tells the other coordinators that a node drains.
+    /// Tells the other coordinators that a node takes no more work.
     pub(crate) fn post_drain(&self, node: NodeId) {
         self.outbox.lock().unwrap_or_else(PoisonError::into_inner).drains.insert(node);
         self.posted.notify_one();

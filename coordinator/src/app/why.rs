@@ -2,8 +2,9 @@
 
 use jiff::Timestamp;
 use orca_proto::ids::TaskId;
+use orca_proto::node::NodeState;
 use orca_proto::problem::Kind;
-use orca_proto::spec::NewTask;
+use orca_proto::spec::{NewTask, Role};
 use orca_proto::task::{State, Step};
 use orca_proto::why::{Condition, Why};
 use sqlx::PgConnection;
@@ -145,7 +146,36 @@ impl App {
         };
         let explained = dispatch::explain(in_line, &scene.nodes, &moment);
         conditions.extend(explained.conditions);
+        conditions.extend(self.out_of_service(tx, namespace, task.role).await?);
         Ok(dispatch::why(id, task.state, conditions, Some(ahead), explained.eligible_nodes))
+    }
+
+    /// The nodes that live and take no work, where nobody can know that from the rest.
+    async fn out_of_service(
+        &self,
+        tx: &mut PgConnection,
+        namespace: &str,
+        role: Role,
+    ) -> Result<Option<Condition>, Error> {
+        let nodes = node::list(tx, namespace, None, self.0.lease).await?;
+        let out: Vec<(String, String)> = nodes
+            .into_iter()
+            .filter(|node| node.role == role)
+            .filter_map(|node| {
+                let state = match node.state {
+                    NodeState::Ready | NodeState::Gone => return None,
+                    NodeState::Draining => "draining".to_owned(),
+                    NodeState::Cordoned => {
+                        let by = node.cordon.as_ref().map(|by| format!(" by {}", by.by)).unwrap_or_default();
+                        let reason = node.cordon.and_then(|by| by.reason);
+                        format!("cordoned{by}{}", reason.map(|why| format!(" (“{why}”)")).unwrap_or_default())
+                    }
+                    NodeState::Unwell => format!("unwell ({})", node.unwell.unwrap_or_default()),
+                };
+                Some((node.name, state))
+            })
+            .collect();
+        Ok((!out.is_empty()).then(|| dispatch::out_of_service(&out)))
     }
 
     /// What dispatch would look at for this task.

@@ -4,6 +4,8 @@ use std::time::Duration;
 
 use orca_proto::ids::{InstanceId, NodeId};
 use orca_proto::node::{Node, NodeState, Registration};
+use orca_proto::quantity::Bytes;
+use orca_proto::queue::Paused;
 use sqlx::PgConnection;
 use uuid::Uuid;
 
@@ -52,7 +54,7 @@ pub(crate) async fn register(
            ON CONFLICT (id) DO UPDATE SET instance = excluded.instance, role = excluded.role,
                slots = excluded.slots, version = excluded.version, runtime = excluded.runtime,
                labels = excluded.labels, millicpus = excluded.millicpus, memory = excluded.memory,
-               draining = false, last_seen_at = excluded.last_seen_at"#,
+               draining = false, unwell = NULL, last_seen_at = excluded.last_seen_at"#,
         id.0,
         namespace,
         registration.name,
@@ -109,17 +111,73 @@ pub(crate) async fn get(
     .transpose()
 }
 
-/// Those of these nodes that drain.
-pub(crate) async fn draining_of(connection: &mut PgConnection, ids: &[Uuid]) -> sqlx::Result<Vec<Uuid>> {
-    sqlx::query_scalar!("SELECT id FROM orca.nodes WHERE id = ANY($1) AND draining", ids)
+/// Those of these nodes that take no work.
+pub(crate) async fn idle_of(connection: &mut PgConnection, ids: &[Uuid]) -> sqlx::Result<Vec<Uuid>> {
+    sqlx::query_scalar!("SELECT id FROM orca.nodes WHERE id = ANY($1) AND NOT takes", ids)
         .fetch_all(connection)
         .await
 }
 
-/// Whether a node drains.
-pub(crate) async fn draining(connection: &mut PgConnection, id: NodeId) -> sqlx::Result<bool> {
-    let draining = sqlx::query_scalar!("SELECT draining FROM orca.nodes WHERE id = $1", id.0);
-    Ok(draining.fetch_optional(connection).await?.unwrap_or_default())
+/// Whether a node takes work.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Service {
+    /// It does.
+    Takes,
+    /// It does not, for now.
+    Paused,
+    /// It ends, or is none any more.
+    Ending,
+}
+
+/// Whether a node takes work.
+pub(crate) async fn service(connection: &mut PgConnection, id: NodeId) -> sqlx::Result<Service> {
+    let row = sqlx::query!("SELECT draining, takes FROM orca.nodes WHERE id = $1", id.0);
+    Ok(match row.fetch_optional(connection).await? {
+        Some(row) if row.takes => Service::Takes,
+        Some(row) if !row.draining => Service::Paused,
+        _ => Service::Ending,
+    })
+}
+
+/// Has a node take no more work; one that is cordoned stays as it is. `false` if the namespace has none of that id.
+pub(crate) async fn cordon(
+    connection: &mut PgConnection,
+    namespace: &str,
+    id: NodeId,
+    by: &str,
+    reason: Option<&str>,
+) -> sqlx::Result<bool> {
+    let done = sqlx::query!(
+        r#"UPDATE orca.nodes SET
+               cordoned_by = CASE WHEN cordoned_at IS NULL THEN $3 ELSE cordoned_by END,
+               cordon_reason = CASE WHEN cordoned_at IS NULL THEN $4 ELSE cordon_reason END,
+               cordoned_at = coalesce(cordoned_at, orca.now())
+           WHERE id = $1 AND namespace = $2"#,
+        id.0,
+        namespace,
+        by,
+        reason
+    )
+    .execute(connection)
+    .await?;
+    Ok(done.rows_affected() > 0)
+}
+
+/// Has a node take work again. `false` if the namespace has none of that id.
+pub(crate) async fn uncordon(
+    connection: &mut PgConnection,
+    namespace: &str,
+    id: NodeId,
+) -> sqlx::Result<bool> {
+    let done = sqlx::query!(
+        r#"UPDATE orca.nodes SET cordoned_at = NULL, cordoned_by = NULL, cordon_reason = NULL
+           WHERE id = $1 AND namespace = $2"#,
+        id.0,
+        namespace
+    )
+    .execute(connection)
+    .await?;
+    Ok(done.rows_affected() > 0)
 }
 
 /// Notes which queues a node serves, for those who ask why nobody takes a task.
@@ -145,7 +203,7 @@ pub(crate) async fn live(
            LEFT JOIN LATERAL (
                SELECT sum(g.open) AS open, sum(g.open * l.millicpus) AS millicpus, sum(g.open * l.memory) AS memory
                FROM orca.grants g JOIN orca.lanes l ON l.id = g.lane WHERE g.node = n.id AND g.open > 0) u ON true
-           WHERE n.namespace = $1 AND n.role = $2 AND NOT n.draining
+           WHERE n.namespace = $1 AND n.role = $2 AND n.takes
              AND n.last_seen_at >= orca.now() - $3::bigint * interval '1 millisecond'
            ORDER BY n.name"#,
         namespace,
@@ -191,18 +249,21 @@ pub(crate) async fn seen(
     namespace: &str,
     id: NodeId,
     instance: InstanceId,
-    draining: Option<bool>,
+    draining: bool,
+    unwell: Option<&str>,
 ) -> sqlx::Result<Option<Known>> {
     sqlx::query_as!(
         Known,
         r#"UPDATE orca.nodes SET
                last_seen_at = CASE WHEN instance = $3 THEN orca.now() ELSE last_seen_at END,
-               draining = CASE WHEN instance = $3 THEN coalesce($4, draining) ELSE draining END
+               draining = CASE WHEN instance = $3 THEN $4 ELSE draining END,
+               unwell = CASE WHEN instance = $3 THEN $5 ELSE unwell END
            WHERE id = $1 AND namespace = $2 RETURNING id, subject, instance"#,
         id.0,
         namespace,
         instance.0,
-        draining
+        draining,
+        unwell
     )
     .fetch_optional(connection)
     .await
@@ -218,7 +279,13 @@ struct Row {
     version: String,
     runtime: String,
     labels: String,
+    millicpus: Option<i64>,
+    memory: Option<i64>,
     draining: bool,
+    unwell: Option<String>,
+    cordoned_at: Option<Time>,
+    cordoned_by: Option<String>,
+    cordon_reason: Option<String>,
     gone: bool,
     registered_at: Time,
     last_seen_at: Time,
@@ -236,7 +303,8 @@ pub(crate) async fn list(
         r#"SELECT n.id, n.name, n.role, n.slots,
                   (SELECT coalesce(sum(g.open), 0)::bigint FROM orca.grants g
                    WHERE g.node = n.id AND g.open > 0 AND g.expires_at > orca.now()) AS "running!",
-                  n.version, n.runtime, n.labels::text AS "labels!", n.draining,
+                  n.version, n.runtime, n.labels::text AS "labels!", n.millicpus, n.memory, n.draining, n.unwell,
+                  n.cordoned_at AS "cordoned_at: Time", n.cordoned_by, n.cordon_reason,
                   n.last_seen_at < orca.now() - $3::bigint * interval '1 millisecond' AS "gone!",
                   n.registered_at AS "registered_at: Time", n.last_seen_at AS "last_seen_at: Time"
            FROM orca.nodes n WHERE n.namespace = $1 AND ($2::uuid IS NULL OR n.id = $2) ORDER BY n.name LIMIT 10000"#,
@@ -250,11 +318,17 @@ pub(crate) async fn list(
 }
 
 fn node(row: Row) -> sqlx::Result<Node> {
+    let cordon = row.cordoned_at.zip(row.cordoned_by);
+    let cordon = cordon.map(|(at, by)| Paused { at: at.0, by, reason: row.cordon_reason });
     Ok(Node {
         id: NodeId(row.id),
         name: row.name,
         role: word(&row.role, "nodes.role")?,
-        state: state(row.gone, row.draining),
+        state: state(row.gone, row.draining, cordon.is_some(), row.unwell.is_some()),
+        cordon,
+        unwell: row.unwell,
+        cpus: row.millicpus.map(|millicpus| millicpus as f64 / 1_000.0),
+        memory: row.memory.and_then(|memory| u64::try_from(memory).ok()).map(Bytes),
         slots: u32::try_from(row.slots).unwrap_or_default(),
         running: u32::try_from(row.running).unwrap_or(u32::MAX),
         version: row.version,
@@ -265,11 +339,17 @@ fn node(row: Row) -> sqlx::Result<Node> {
     })
 }
 
-const fn state(gone: bool, draining: bool) -> NodeState {
-    match (gone, draining) {
-        (true, _) => NodeState::Gone,
-        (false, true) => NodeState::Draining,
-        (false, false) => NodeState::Ready,
+const fn state(gone: bool, draining: bool, cordoned: bool, unwell: bool) -> NodeState {
+    if gone {
+        NodeState::Gone
+    } else if draining {
+        NodeState::Draining
+    } else if cordoned {
+        NodeState::Cordoned
+    } else if unwell {
+        NodeState::Unwell
+    } else {
+        NodeState::Ready
     }
 }
 
@@ -280,14 +360,17 @@ pub(crate) async fn counts(
 ) -> sqlx::Result<Vec<(orca_proto::spec::Role, NodeState, i64)>> {
     let rows = sqlx::query!(
         r#"SELECT role, last_seen_at < orca.now() - $1::bigint * interval '1 millisecond' AS "gone!", draining,
-                  count(*) AS "count!"
-           FROM orca.nodes GROUP BY 1, 2, 3"#,
+                  cordoned_at IS NOT NULL AS "cordoned!", unwell IS NOT NULL AS "unwell!", count(*) AS "count!"
+           FROM orca.nodes GROUP BY 1, 2, 3, 4, 5"#,
         millis(lease)
     )
     .fetch_all(connection)
     .await?;
     rows.into_iter()
-        .map(|row| Ok((word(&row.role, "nodes.role")?, state(row.gone, row.draining), row.count)))
+        .map(|row| {
+            let state = state(row.gone, row.draining, row.cordoned, row.unwell);
+            Ok((word(&row.role, "nodes.role")?, state, row.count))
+        })
         .collect()
 }
 

@@ -8,6 +8,7 @@ use orca_proto::task::{Outcome, State};
 use orca_proto::why::{Condition, ConditionKind};
 use serde_json::{Map, Value, json};
 
+use super::sentence::NAMED;
 use super::words;
 
 /// A condition with these facts; `null` ones are left out.
@@ -20,6 +21,17 @@ pub(super) fn condition<'a>(
     let known = facts.into_iter().filter(|(_, value)| !value.is_null());
     let facts: Map<String, Value> = known.map(|(name, value)| (name.to_owned(), value)).collect();
     Condition { kind, blocks, message, facts }
+}
+
+/// These nodes of its role are alive and take no work, each with its state in words.
+pub(crate) fn out_of_service(nodes: &[(String, String)]) -> Condition {
+    let named: Vec<String> =
+        nodes.iter().take(NAMED).map(|(name, state)| format!("{name} is {state}")).collect();
+    let more = nodes.len().saturating_sub(NAMED);
+    let rest = if more > 0 { format!("; and {more} more") } else { String::new() };
+    let message = format!("some nodes take no work: {}{rest}", named.join("; "));
+    let names: Vec<&str> = nodes.iter().map(|(name, _)| name.as_str()).collect();
+    condition(ConditionKind::NodesOutOfService, false, message, [("nodes", json!(names))])
 }
 
 /// It waits for another task, which is in `state`. Where that one waits for others in its turn, `root` is what all of them wait

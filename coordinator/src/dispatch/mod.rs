@@ -27,7 +27,8 @@ mod tests;
 pub(crate) use asker::{Asker, Fleet, fits};
 pub(crate) use choose::{Pick, choose};
 pub(crate) use condition::{
-    approval, approved, backoff, cancel_requested, children, dependency, due, ended, further, held_by, signal,
+    approval, approved, backoff, cancel_requested, children, dependency, due, ended, further, held_by,
+    out_of_service, signal,
 };
 pub(crate) use explain::{InLine, before, explain, lasting, why};
 pub(crate) use fairness::Fairness;

@@ -49,6 +49,7 @@ async fn a_shutdown_answers_held_claims_and_renewals_at_once() {
         cancelling: vec![],
         wait: Span::secs(10),
         draining: false,
+        unwell: None,
     };
     let id = first.id;
     let claim = tokio::spawn(async move { first.claim(Span::secs(30)).await });

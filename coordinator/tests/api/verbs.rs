@@ -83,6 +83,7 @@ async fn a_node_runs_a_task_from_claim_to_result_over_the_api() {
                 cancelling: vec![],
                 wait: Span::secs(0),
                 draining: false,
+                unwell: None,
             },
         )
         .await

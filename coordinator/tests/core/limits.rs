@@ -346,6 +346,7 @@ async fn a_node_that_begins_to_drain_has_its_held_claims_answered() {
             cancelling: vec![],
             wait: Duration::ZERO.into(),
             draining,
+            unwell: None,
         };
         app.node_renew(&node.who, node.id, request).await.unwrap();
     };

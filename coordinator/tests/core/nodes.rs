@@ -5,9 +5,11 @@ use std::time::Duration;
 use orca_proto::ids::{InstanceId, TaskId};
 use orca_proto::node::{ClaimRequest, LeaseRef, NodeState, Registration, RenewRequest};
 use orca_proto::problem::Kind;
+use orca_proto::queue::Pause;
 use orca_proto::spec::NewTask;
 use orca_proto::task::{Outcome, State};
 use orca_proto::token::Access;
+use orca_proto::why::ConditionKind;
 use serde_json::json;
 
 use super::support::{LEASE, SOON, TestApp, TestNode, kind, lease, principal, registration, task};
@@ -41,6 +43,7 @@ async fn a_new_instance_ends_the_old_ones_leases_at_once_and_the_old_one_must_st
         cancelling: vec![],
         wait: Default::default(),
         draining: false,
+        unwell: None,
     };
     assert_eq!(kind(test.app.node_renew(&old.who, old.id, renew).await), Kind::Conflict);
     test.stop().await;
@@ -93,6 +96,74 @@ async fn a_new_instance_keeps_the_leases_that_it_resumes_and_only_those() {
 }
 
 #[tokio::test]
+async fn a_cordoned_node_gets_nothing_until_it_is_uncordoned_and_why_says_who_did_it() {
+    let test = TestApp::start().await;
+    let who = test.operator();
+    let node = test.worker("w").await;
+    let held = async {
+        while test.app.waiting_claims() == 0 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        let pause = Pause { reason: Some("new disk".into()) };
+        test.app.node_cordon(&who, node.id, pause).await.unwrap()
+    };
+    // A claim that is held ends with it, and no task slips through.
+    let (grants, cordoned) = tokio::join!(node.claim_for(1, SOON * 3), held);
+    assert!(grants.is_empty());
+    assert_eq!(cordoned.state, NodeState::Cordoned);
+    let id = test.enqueue(task("a")).await;
+    assert!(node.claim(1).await.is_empty());
+    let why = test.app.task_why(&who, id).await.unwrap();
+    let told = why.conditions.iter().find(|condition| condition.kind == ConditionKind::NodesOutOfService);
+    assert_eq!(told.unwrap().message, "some nodes take no work: w is cordoned by ann (“new disk”)");
+    assert!(why.conditions.iter().any(|condition| condition.kind == ConditionKind::NoNode));
+
+    // It stays so when the daemon is started again, and when somebody else cordons it.
+    let node = test.worker("w").await;
+    let again = test.app.node_cordon(&who, node.id, Pause::default()).await.unwrap();
+    assert_eq!(again.cordon, cordoned.cordon);
+    assert!(node.claim(1).await.is_empty());
+    let freed = async {
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        test.app.node_uncordon(&who, node.id).await.unwrap()
+    };
+    let (grants, ready) = tokio::join!(node.claim_for(1, SOON), freed);
+    assert_eq!(ready.state, NodeState::Ready);
+    let grants = if grants.is_empty() { node.claim_for(1, SOON).await } else { grants };
+    assert_eq!(grants[0].task, id);
+    let stranger = principal("other", "ann", Access::Operator);
+    assert_eq!(kind(test.app.node_cordon(&stranger, node.id, Pause::default()).await), Kind::NotFound);
+    assert_eq!(kind(test.app.node_uncordon(&stranger, node.id).await), Kind::NotFound);
+    test.stop().await;
+}
+
+#[tokio::test]
+async fn a_node_that_says_it_is_unwell_is_shown_so_and_gets_nothing_until_it_is_well() {
+    let test = TestApp::start().await;
+    let node = test.worker("w").await;
+    let say = async |unwell: Option<&str>| {
+        let renew = RenewRequest {
+            instance: node.instance,
+            leases: vec![],
+            cancelling: vec![],
+            wait: Default::default(),
+            draining: false,
+            unwell: unwell.map(str::to_owned),
+        };
+        test.app.node_renew(&node.who, node.id, renew).await
+    };
+    say(Some("the disk is full")).await.unwrap();
+    let id = test.enqueue(task("a")).await;
+    assert!(node.claim(1).await.is_empty());
+    let seen = test.app.node_get(&test.operator(), node.id).await.unwrap();
+    assert_eq!((seen.state, seen.unwell.as_deref()), (NodeState::Unwell, Some("the disk is full")));
+    say(None).await.unwrap();
+    assert_eq!(node.claim_one().await.task, id);
+    assert_eq!(kind(say(Some("a\0")).await), Kind::Validation);
+    test.stop().await;
+}
+
+#[tokio::test]
 async fn a_name_belongs_to_the_credential_that_registered_it_and_the_role_to_the_token() {
     let test = TestApp::start().await;
     let node = test.worker("w").await;
@@ -131,6 +202,7 @@ async fn operators_see_nodes_ready_draining_and_gone() {
         cancelling: vec![],
         wait: Default::default(),
         draining: true,
+        unwell: None,
     };
     test.app.node_renew(&node.who, node.id, renew).await.unwrap();
     assert_eq!(state().await, NodeState::Draining);
@@ -215,6 +287,7 @@ async fn a_notice_that_a_node_drains_ends_its_held_claims_only_if_it_does() {
             cancelling: vec![],
             wait: Default::default(),
             draining: true,
+            unwell: None,
         };
         replica.node_renew(&node.who, node.id, renew).await.unwrap()
     };

@@ -193,6 +193,7 @@ impl TestNode {
             cancelling: Vec::new(),
             wait: wait.into(),
             draining: false,
+            unwell: None,
         };
         self.app.node_renew(&self.who, self.id, request).await.unwrap()
     }

@@ -4,6 +4,7 @@
 //! cancels, gathered reports. Here each grant becomes an attempt of its own. A shutdown stops the claims, waits for the attempts,
 //! then stops the renewals. A start goes on with what an earlier daemon left running.
 
+mod health;
 mod janitor;
 mod running;
 
@@ -152,6 +153,8 @@ async fn serve(
     let _janitor = AbortOnDropHandle::new(tokio::spawn(async move { janitor::run(&watched).await }));
     // Both ways to end begin with taking no more.
     let ending = shutdown.child_token();
+    let watched = Arc::clone(&node);
+    let _health = AbortOnDropHandle::new(tokio::spawn(async move { health::run(&watched).await }));
     let renewing = node.member.keep(&ending, |lease| heartbeat::beat(node.state.root(), lease));
     tokio::pin!(renewing);
     let hand_over = &node.settings.hand_over;

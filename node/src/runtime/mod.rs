@@ -103,6 +103,9 @@ pub(crate) trait Runtime: Send + Sync {
     /// For people, such as `docker 20.10.24 (API 1.41)`.
     fn describe(&self) -> &str;
 
+    /// Whether it answers.
+    fn ping(&self) -> BoxFuture<'_, Result<(), Fault>>;
+
     /// Makes the image ready, and says what it holds.
     fn image<'a>(&'a self, spec: &'a ContainerSpec) -> BoxFuture<'a, Result<Image, Fault>>;
 

@@ -12,7 +12,7 @@ use bollard::query_parameters::{
     ListContainersOptionsBuilder, RemoveContainerOptionsBuilder, RemoveImageOptionsBuilder,
 };
 use futures_util::TryStreamExt;
-use orca_node::RuntimeKind;
+use orca_node::{NodeSettings, RuntimeKind};
 use orca_proto::duration::Span;
 use orca_proto::node::LeaseRef;
 use orca_proto::quantity::Bytes;
@@ -49,11 +49,15 @@ impl Bench {
         Self::with(Duration::from_secs(30)).await
     }
 
-    pub(crate) async fn with(lease: Duration) -> Self {
+    async fn with(lease: Duration) -> Self {
+        Self::set(lease, |_| {}).await
+    }
+
+    pub(crate) async fn set(lease: Duration, change: impl FnOnce(&mut NodeSettings)) -> Self {
         let api = Docker::connect_with_defaults().unwrap().negotiate_version().await.unwrap();
         let image =
             import(&api, &["ENTRYPOINT [\"/probe\"]", "CMD [\"result\", \"\\\"by itself\\\"\"]"]).await;
-        let rig = Rig::with(RuntimeKind::Docker, lease, |_| {}).await;
+        let rig = Rig::with(RuntimeKind::Docker, lease, change).await;
         Self { rig, api, image }
     }
 

@@ -43,6 +43,8 @@ pub(crate) struct Book {
     /// How many waited for a signal.
     pub(crate) awaited: usize,
     pub(crate) draining: bool,
+    /// What the last renewal said.
+    pub(crate) unwell: Option<String>,
     pub(crate) started: Vec<LeaseRef>,
     pub(crate) progress: Vec<Progress>,
     pub(crate) logs: HashMap<LeaseRef, Vec<LogLine>>,
@@ -207,6 +209,7 @@ async fn renew(State(fake): State<Fake>, Json(request): Json<RenewRequest>) -> A
     fake.change(|book| {
         book.renewals += 1;
         book.draining |= request.draining;
+        book.unwell.clone_from(&request.unwell);
     });
     let mut changed = fake.changed.subscribe();
     let news = async {

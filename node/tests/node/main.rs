@@ -12,6 +12,7 @@
 
 mod docker;
 mod fake;
+mod health;
 mod process;
 mod restart;
 mod rig;

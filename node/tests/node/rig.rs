@@ -83,6 +83,7 @@ pub(crate) fn settings(fake: &Fake, state: &Path, kind: RuntimeKind) -> NodeSett
             agent: Some(agent()),
             allow_network: false,
             cache_bytes: 1 << 30,
+            min_disk: 0,
         },
         state_dir: state.to_path_buf(),
         drain_timeout: Duration::from_secs(30),

@@ -18,6 +18,7 @@ use crate::log::{LogEntry, LogQuery};
 use crate::node::Node;
 use crate::page::Page;
 use crate::plan::{Batch, Enqueued};
+use crate::queue::Pause;
 use crate::selector::{Affected, BulkCancel};
 use crate::signal::Signal;
 use crate::spec::{NewTask, is_valid_name};
@@ -179,6 +180,22 @@ impl Client {
     /// Any [`ClientError`].
     pub async fn node(&self, id: NodeId) -> Result<Node, ClientError> {
         self.get(&format!("/v1/nodes/{id}"), &()).await
+    }
+
+    /// Has a node take no more work; what it runs goes on.
+    ///
+    /// # Errors
+    /// Any [`ClientError`].
+    pub async fn cordon_node(&self, id: NodeId, pause: &Pause) -> Result<Node, ClientError> {
+        self.post(&format!("/v1/nodes/{id}/cordon"), pause).await
+    }
+
+    /// Has a node take work again.
+    ///
+    /// # Errors
+    /// Any [`ClientError`].
+    pub async fn uncordon_node(&self, id: NodeId) -> Result<Node, ClientError> {
+        self.post(&format!("/v1/nodes/{id}/uncordon"), &serde_json::json!({})).await
     }
 
     /// Whether the coordinator and its database answer.

@@ -270,6 +270,7 @@ async fn renewals(node: &Arc<Node>) {
             cancelling: cancelling.clone(),
             wait: Span::from(wait),
             draining: false,
+            unwell: None,
         };
         let call = Call::Renew { node: id, instance: node.instance, leases, cancelling };
         let answer = |renewed: &orca_proto::node::Renewed| Answer::Renewed {

@@ -28,6 +28,11 @@ pub(crate) struct Fleet {
     services: Vec<(&'static str, Service)>,
     /// The operator's client.
     pub(crate) client: Client,
+    bins: PathBuf,
+    url: String,
+    key: SigningKey,
+    /// What the nodes are told beside the usual.
+    settings: Vec<(&'static str, String)>,
     postgres: Postgres,
     directory: tempfile::TempDir,
 }
@@ -37,7 +42,11 @@ impl Fleet {
     ///
     /// # Errors
     /// If something does not come up; with its last words.
-    pub(crate) async fn start(bins: &Path, engine: &Engine) -> Result<Self> {
+    pub(crate) async fn start(
+        bins: &Path,
+        engine: &Engine,
+        settings: Vec<(&'static str, String)>,
+    ) -> Result<Self> {
         let postgres = Postgres::start(Durability::Full, Some(engine)).await?;
         let directory = tempfile::Builder::new().prefix("orca-bench-").tempdir()?;
         let at = |name: &str| directory.path().join(name);
@@ -59,21 +68,13 @@ impl Fleet {
                 command.env("ORCA_LOG", "warn");
             },
         )?;
-        let mut fleet = Self { services: vec![("coordinator", coordinator)], client, postgres, directory };
+        let services = vec![("coordinator", coordinator)];
+        let bins = bins.to_owned();
+        let mut fleet = Self { services, client, bins, url, key, settings, postgres, directory };
         fleet.wait("the coordinator", async |client| client.ready().await.is_ok()).await?;
         for (name, role) in [("planner", Access::Planner), ("worker", Access::Worker)] {
-            let token = fleet.directory.path().join(format!("{name}.token"));
-            secret(&token, &issue(&key, name, role)?)?;
-            let program = format!("orca-{name}");
-            let directory = fleet.directory.path();
-            let (state, log) = (directory.join(name), directory.join(format!("{name}.log")));
-            let node = Service::start(&bins.join(&program), &program, &log, |command| {
-                command.env("ORCA_COORDINATOR", &url).env("ORCA_TOKEN_FILE", &token);
-                command.env("ORCA_NODE_NAME", name).env("ORCA_STATE_DIR", &state);
-                command.env("ORCA_RUNTIME", "docker").env("ORCA_AGENT_BINARY", bins.join("orca-agent"));
-                command.env("ORCA_LOG", "warn");
-            })?;
-            fleet.services.insert(0, (name, node));
+            secret(&fleet.token(name), &issue(&fleet.key, name, role)?)?;
+            fleet.start_node(name)?;
         }
         fleet
             .wait("the nodes", async |client| {
@@ -82,6 +83,38 @@ impl Fleet {
             })
             .await?;
         Ok(fleet)
+    }
+
+    fn token(&self, node: &str) -> PathBuf {
+        self.directory.path().join(format!("{node}.token"))
+    }
+
+    /// Starts a node, or starts it again in its own directory.
+    ///
+    /// # Errors
+    /// If it cannot be started.
+    pub(crate) fn start_node(&mut self, name: &'static str) -> Result<()> {
+        let program = format!("orca-{name}");
+        let directory = self.directory.path();
+        let (state, log) = (directory.join(name), directory.join(format!("{name}.log")));
+        let node = Service::start(&self.bins.join(&program), &program, &log, |command| {
+            command.env("ORCA_COORDINATOR", &self.url).env("ORCA_TOKEN_FILE", self.token(name));
+            command.env("ORCA_NODE_NAME", name).env("ORCA_STATE_DIR", &state);
+            command.env("ORCA_RUNTIME", "docker").env("ORCA_AGENT_BINARY", self.bins.join("orca-agent"));
+            command.env("ORCA_LOG", "warn").envs(self.settings.iter().map(|(key, value)| (key, value)));
+        })?;
+        self.services.insert(0, (name, node));
+        Ok(())
+    }
+
+    /// Kills a node without warning.
+    ///
+    /// # Errors
+    /// If it does not run.
+    pub(crate) async fn kill_node(&mut self, name: &'static str) -> Result<()> {
+        let at =
+            self.services.iter().position(|(known, _)| *known == name).context("there is no such node")?;
+        self.services.remove(at).1.kill().await
     }
 
     async fn wait(&mut self, what: &str, ready: impl AsyncFn(&Client) -> bool) -> Result<()> {

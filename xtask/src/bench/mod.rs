@@ -5,5 +5,6 @@ pub(crate) mod fleet;
 pub(crate) mod memory;
 pub(crate) mod noop;
 pub(crate) mod queue;
+pub(crate) mod runtime;
 pub(crate) mod start;
 pub(crate) mod storage;

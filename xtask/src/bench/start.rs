@@ -62,7 +62,7 @@ pub(crate) async fn measure(
     Ok(figures)
 }
 
-fn now() -> f64 {
+pub(crate) fn now() -> f64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |since| since.as_secs_f64() * 1_000.0)
 }
 
@@ -74,7 +74,7 @@ async fn by_orca(client: &Client, image: &str) -> Result<f64> {
     Ok(result.as_f64().context("the task's result is no number")? / 1e6 - begun)
 }
 
-fn task(image: &str, arguments: &[&str]) -> NewTask {
+pub(crate) fn task(image: &str, arguments: &[&str]) -> NewTask {
     let mut task = NewTask::new(image);
     task.name = Some("noop".into());
     task.container.pull = Pull::Never;
@@ -84,7 +84,7 @@ fn task(image: &str, arguments: &[&str]) -> NewTask {
 }
 
 /// The result of the task, once it is there. Looks seldom: looking is work for the system that is being measured.
-async fn finished(client: &Client, id: TaskId) -> Result<serde_json::Value> {
+pub(crate) async fn finished(client: &Client, id: TaskId) -> Result<serde_json::Value> {
     let deadline = Instant::now() + LIMIT;
     loop {
         tokio::time::sleep(Duration::from_millis(400)).await;
@@ -101,7 +101,7 @@ async fn finished(client: &Client, id: TaskId) -> Result<serde_json::Value> {
 }
 
 /// What the node asks the engine for, seen on a container of its own.
-async fn template(fleet: &Fleet, engine: &Engine, image: &str) -> Result<HostConfig> {
+pub(crate) async fn template(fleet: &Fleet, engine: &Engine, image: &str) -> Result<HostConfig> {
     let id = fleet.client.enqueue(&task(image, &["2"]), None).await?.summary.id;
     let container = container_of(engine, id).await?;
     let inspected = engine.docker.inspect_container(&container, None).await?;
@@ -130,6 +130,28 @@ pub(crate) async fn container_of(engine: &Engine, task: TaskId) -> Result<String
     bail!("no container of the task {task} appeared within {} s", LIMIT.as_secs())
 }
 
+/// The same kind of container for the bare API, with as many mounts as Orca's own: the directory, and one below it that is
+/// read-only.
+///
+/// # Errors
+/// If the directories cannot be made.
+pub(crate) fn bare(image: &str, template: &HostConfig, place: &Path) -> Result<ContainerCreateBody> {
+    use std::os::unix::fs::PermissionsExt;
+    for name in ["out", "bin"] {
+        std::fs::create_dir_all(place.join(name))?;
+        std::fs::set_permissions(place.join(name), std::fs::Permissions::from_mode(0o777))?;
+    }
+    let binds =
+        vec![format!("{}:/orca", place.display()), format!("{}:/orca/bin:ro", place.join("bin").display())];
+    Ok(ContainerCreateBody {
+        image: Some(image.to_owned()),
+        entrypoint: Some(vec!["/noop".to_owned()]),
+        env: Some(vec!["ORCA_RESULT=/orca/out/result.json".to_owned()]),
+        host_config: Some(HostConfig { binds: Some(binds), ..template.clone() }),
+        ..ContainerCreateBody::default()
+    })
+}
+
 /// From the call of create to the first instruction of the same program in the same kind of container, in ms.
 async fn by_docker(
     engine: &Engine,
@@ -138,21 +160,7 @@ async fn by_docker(
     place: &Path,
     round: usize,
 ) -> Result<f64> {
-    use std::os::unix::fs::PermissionsExt;
-    // As many mounts as Orca's own: the directory, and one below it that is read-only.
-    for name in ["out", "bin"] {
-        std::fs::create_dir_all(place.join(name))?;
-        std::fs::set_permissions(place.join(name), std::fs::Permissions::from_mode(0o777))?;
-    }
-    let binds =
-        vec![format!("{}:/orca", place.display()), format!("{}:/orca/bin:ro", place.join("bin").display())];
-    let body = ContainerCreateBody {
-        image: Some(image.to_owned()),
-        entrypoint: Some(vec!["/noop".to_owned()]),
-        env: Some(vec!["ORCA_RESULT=/orca/out/result.json".to_owned()]),
-        host_config: Some(HostConfig { binds: Some(binds), ..template.clone() }),
-        ..ContainerCreateBody::default()
-    };
+    let body = bare(image, template, place)?;
     let name = format!("bench-bare-{}-{round}", std::process::id());
     let options = CreateContainerOptionsBuilder::new().name(&name).build();
     let begun = now();
@@ -178,14 +186,9 @@ async fn by_docker(
 }
 
 /// Waits until no task's container is left, and a little longer.
-async fn settle(engine: &Engine) -> Result<()> {
-    let filters = std::collections::HashMap::from([("label", vec!["orca.node=worker".to_owned()])]);
+pub(crate) async fn settle(engine: &Engine) -> Result<()> {
     let deadline = Instant::now() + LIMIT;
-    loop {
-        let options = ListContainersOptionsBuilder::new().all(true).filters(&filters).build();
-        if engine.docker.list_containers(Some(options)).await?.is_empty() {
-            break;
-        }
+    while engine.labelled("orca.node=worker").await? > 0 {
         if Instant::now() >= deadline {
             bail!("a task's container was still there after {} s", LIMIT.as_secs());
         }

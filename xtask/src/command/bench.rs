@@ -7,7 +7,7 @@ use anyhow::Result;
 use super::dist::{self, Profile};
 use crate::bench::figures::{self, Figure};
 use crate::bench::fleet::Fleet;
-use crate::bench::{memory, noop, queue, start, storage};
+use crate::bench::{memory, noop, queue, runtime, start, storage};
 use crate::demo::archive::Tree;
 use crate::demo::image;
 use crate::engine::Engine;
@@ -42,6 +42,8 @@ enum Containers {
         #[arg(long, default_value_t = 30, value_parser = clap::value_parser!(u16).range(1..=10_000))]
         samples: u16,
     },
+    /// Containers: how long a fresh one takes and how many a second, logs, memory, a node that is started again.
+    Runtime(runtime::Args),
     /// Memory of the coordinator, the nodes and an agent, after the demo's goal.
     Memory {
         /// Where to write the figures: a list of {"measure", "system", "value", "unit"}.
@@ -80,6 +82,7 @@ pub(crate) async fn run(args: Args) -> Result<()> {
     stopped?;
     let file = match &what {
         Containers::Start { json, .. } | Containers::Memory { json, .. } => json.as_deref(),
+        Containers::Runtime(args) => args.json(),
     };
     figures::put(&figures, file)
 }
@@ -93,11 +96,13 @@ async fn measure(
 ) -> Result<Vec<Figure>> {
     let noop = image::from_scratch(engine, &noop::compile().await?, "noop").await?;
     images.push(noop.clone());
-    let fleet = fleet.insert(Fleet::start(bins, engine).await?);
+    let settings = if let Containers::Runtime(_) = what { runtime::settings() } else { Vec::new() };
+    let fleet = fleet.insert(Fleet::start(bins, engine, settings).await?);
     match what {
         Containers::Start { samples, .. } => {
             start::measure(fleet, engine, &noop, usize::from(*samples)).await
         }
+        Containers::Runtime(args) => runtime::measure(args, fleet, engine, &noop).await,
         Containers::Memory { input, .. } => {
             let tree = match input {
                 Some(directory) => Tree::whole(directory)?,

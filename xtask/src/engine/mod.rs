@@ -4,10 +4,12 @@ pub(crate) mod base_image;
 pub(crate) mod build;
 mod install;
 
+use std::collections::HashMap;
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow};
 use bollard::Docker;
+use bollard::query_parameters::ListContainersOptionsBuilder;
 
 /// How long an engine may take to answer that it is there.
 const HELLO: Duration = Duration::from_secs(5);
@@ -75,6 +77,16 @@ impl Engine {
             Err(bollard::errors::Error::DockerResponseServerError { status_code: 404, .. }) => Ok(false),
             Err(error) => Err(error).with_context(|| format!("cannot inspect the image {reference}")),
         }
+    }
+
+    /// How many containers have this label, running or not.
+    ///
+    /// # Errors
+    /// If the engine fails.
+    pub(crate) async fn labelled(&self, label: &str) -> Result<usize> {
+        let filters = HashMap::from([("label", vec![label.to_owned()])]);
+        let options = ListContainersOptionsBuilder::new().all(true).filters(&filters).build();
+        Ok(self.docker.list_containers(Some(options)).await?.len())
     }
 
     /// Removes an image; one that is not there is no error.

@@ -381,6 +381,7 @@ impl World {
             cancelling: Vec::new(),
             wait: Span::default(),
             draining: false,
+            unwell: None,
         };
         let renewed = app.node_renew(&by.who, by.id, request).await.unwrap();
         assert!(renewed.lost.is_empty(), "8: a lease that stands is renewed: {:?}", renewed.lost);

@@ -28,6 +28,8 @@ use crate::state_dir::StateDir;
 const DEFAULT_HOST: &str = "unix:///var/run/docker.sock";
 /// Calls that only look.
 const LOOK: Duration = Duration::from_secs(30);
+/// The call that finds out whether the engine answers at all.
+const PING: Duration = Duration::from_secs(10);
 /// Calls that create, start or remove; a busy engine takes long.
 const ACT: Duration = Duration::from_secs(120);
 /// Containers created at one time; beyond a few, an engine gets slower, not faster.
@@ -85,6 +87,10 @@ impl Docker {
 impl Runtime for Docker {
     fn describe(&self) -> &str {
         &self.description
+    }
+
+    fn ping(&self) -> BoxFuture<'_, Result<(), Fault>> {
+        Box::pin(async { Ok(within(PING, "ping", self.api.ping()).await.map(drop)?) })
     }
 
     fn image<'a>(&'a self, spec: &'a ContainerSpec) -> BoxFuture<'a, Result<Image, Fault>> {

@@ -106,6 +106,11 @@ impl<S: DeserializeOwned> Claimer<S> {
     async fn run(self, begin: impl Fn(Vec<Begun<S>>)) -> Result<(), WorkerError> {
         let mut wait = FIRST;
         loop {
+            tokio::select! {
+                biased;
+                () = self.shutdown.cancelled() => return Ok(()),
+                () = self.member.well() => {}
+            }
             let mut offer = tokio::select! {
                 biased;
                 () = self.shutdown.cancelled() => return Ok(()),

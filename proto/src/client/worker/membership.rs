@@ -3,6 +3,7 @@
 use std::sync::{PoisonError, RwLock};
 use std::time::Duration;
 
+use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
@@ -41,6 +42,7 @@ pub struct Membership {
     registration: Registration,
     registered: RwLock<Registered>,
     leases: Leases,
+    unwell: watch::Sender<Option<String>>,
 }
 
 impl Membership {
@@ -58,7 +60,16 @@ impl Membership {
         let leases = std::mem::take(&mut registered.resumed);
         let resumed = Resumed { leases, until: sent + registered.lease.get() };
         let registered = RwLock::new(registered);
-        Ok((Self { client, registration, registered, leases: Leases::default() }, resumed))
+        Ok((
+            Self {
+                client,
+                registration,
+                registered,
+                leases: Leases::default(),
+                unwell: watch::Sender::new(None),
+            },
+            resumed,
+        ))
     }
 
     /// Whom it talks to.
@@ -91,6 +102,22 @@ impl Membership {
         &self.leases
     }
 
+    /// Says why the node takes no work for now, or, with `None`, that it is well. It claims nothing meanwhile.
+    pub fn say(&self, unwell: Option<String>) {
+        self.unwell.send_if_modified(|known| {
+            let news = *known != unwell;
+            *known = unwell;
+            news
+        });
+    }
+
+    /// Returns once the node is well.
+    pub(super) async fn well(&self) {
+        let mut unwell = self.unwell.subscribe();
+        // The sender lives as long as this does.
+        let _well = unwell.wait_for(Option::is_none).await;
+    }
+
     /// Deals with a call that failed: an unknown node registers anew, the rest is to be waited out.
     ///
     /// # Errors
@@ -117,6 +144,7 @@ impl Membership {
     /// Returns only if the node must stop; its leases may be another's by then.
     pub async fn keep(&self, draining: &CancellationToken, renewed: impl Fn(Duration)) -> WorkerError {
         let mut wait = GAP;
+        let mut health = self.unwell.subscribe();
         loop {
             let lease = self.lease();
             let mut snapshot = self.leases.snapshot(lease);
@@ -129,6 +157,7 @@ impl Membership {
                 cancelling: std::mem::take(&mut snapshot.cancelling),
                 wait: Span::from(hold),
                 draining: told,
+                unwell: health.borrow_and_update().clone(),
             };
             let gap =
                 GAP + (GAP_PER_LEASE * u32::try_from(request.leases.len()).unwrap_or(0)).min(lease / 10);
@@ -141,6 +170,10 @@ impl Membership {
                     continue;
                 }
                 () = draining.cancelled(), if !told => continue,
+                Ok(()) = health.changed() => {
+                    tokio::time::sleep_until(sent + gap).await;
+                    continue;
+                }
             };
             match answer {
                 Ok(answer) => {
