@@ -128,8 +128,10 @@ fn these_are_the_routes_and_who_may_call_them() {
     get /v1/namespaces/{namespace}: admin
     put /v1/namespaces/{namespace}: admin
     post /v1/nodes/{id}/claims: planner, worker
+    post /v1/nodes/{id}/cordon: operator
     post /v1/nodes/{id}/renewals: planner, worker
     post /v1/nodes/{id}/reports: planner, worker
+    post /v1/nodes/{id}/uncordon: operator
     get /v1/nodes/{id}: operator
     get /v1/nodes: operator
     post /v1/nodes: planner, worker
