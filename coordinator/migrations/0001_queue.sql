@@ -329,15 +329,26 @@ CREATE TABLE orca.nodes (
     CONSTRAINT nodes_name_key UNIQUE (namespace, name)
 ) WITH (fillfactor = 50);
 
-CREATE TABLE orca.log_lines (
+-- Log lines as they came, some thousands in a row: a row each would cost more than what they say.
+CREATE TABLE orca.log_chunks (
     task   uuid NOT NULL,
     token  bigint NOT NULL,
-    seq    bigint NOT NULL,
-    stream text NOT NULL,
-    at     timestamptz NOT NULL,
-    text   text NOT NULL,
-    PRIMARY KEY (task, token, seq)
+    -- The number of its first line.
+    first  bigint NOT NULL,
+    lines  integer NOT NULL,
+    -- [[seq, stream, microseconds since 1970, text], …]
+    body   text NOT NULL,
+    PRIMARY KEY (task, token, first)
 ) PARTITION BY RANGE (task);
+
+-- Fast rather than small, where the server was built with it.
+DO $$
+BEGIN
+    ALTER TABLE orca.log_chunks ALTER COLUMN body SET COMPRESSION lz4;
+EXCEPTION WHEN feature_not_supported THEN
+    NULL;
+END
+$$;
 
 -- Readers see only events of transactions older than every one still under way, in the order (xid, seq): so none that
 -- commits late is ever passed over. One that stays open, in whatever database of the server, holds up all
@@ -409,7 +420,7 @@ CREATE TABLE orca.tasks_default PARTITION OF orca.tasks DEFAULT
     WITH (fillfactor = 90, autovacuum_vacuum_scale_factor = 0.05, autovacuum_analyze_scale_factor = 0.1);
 CREATE TABLE orca.done_default PARTITION OF orca.done DEFAULT;
 CREATE TABLE orca.attempts_default PARTITION OF orca.attempts DEFAULT WITH (fillfactor = 80);
-CREATE TABLE orca.log_lines_default PARTITION OF orca.log_lines DEFAULT;
+CREATE TABLE orca.log_chunks_default PARTITION OF orca.log_chunks DEFAULT;
 
 -- A task as it is now: its row, what its grant knows, what `done` knows.
 CREATE VIEW orca.task_now AS

@@ -1,4 +1,4 @@
--- Old tasks go with the table that they are in. `tasks`, `done`, `attempts` and `log_lines` are partitioned by the task's id,
+-- Old tasks go with the table that they are in. `tasks`, `done`, `attempts` and `log_chunks` are partitioned by the task's id,
 -- which begins with the time at which it was made; partitions are made ahead and dropped when all in them is old enough. What
 -- no partition was made for is in the default one, from which it is removed row by row.
 
@@ -27,7 +27,7 @@ DECLARE
     v_options text;
     v_found boolean;
 BEGIN
-    FOREACH v_table IN ARRAY ARRAY['tasks', 'done', 'attempts', 'log_lines'] LOOP
+    FOREACH v_table IN ARRAY ARRAY['tasks', 'done', 'attempts', 'log_chunks'] LOOP
         EXECUTE format('SELECT EXISTS (SELECT FROM orca.%I WHERE %I >= $1 AND %2$I < $2)',
                        v_table || '_default', CASE v_table WHEN 'tasks' THEN 'id' ELSE 'task' END)
             INTO v_found USING orca.id_at(p_starts), orca.id_at(p_ends);
@@ -35,7 +35,7 @@ BEGIN
             RETURN false;
         END IF;
     END LOOP;
-    FOREACH v_table IN ARRAY ARRAY['tasks', 'done', 'attempts', 'log_lines'] LOOP
+    FOREACH v_table IN ARRAY ARRAY['tasks', 'done', 'attempts', 'log_chunks'] LOOP
         v_name := orca.partition_name(v_table, p_starts);
         SELECT coalesce(' WITH (' || array_to_string(c.reloptions, ', ') || ')', '') INTO v_options
         FROM pg_class c WHERE c.oid = format('orca.%I', v_table || '_default')::regclass;
@@ -62,8 +62,8 @@ DECLARE
     v_table text;
     v_name text;
 BEGIN
-    LOCK TABLE ONLY orca.tasks, ONLY orca.done, ONLY orca.attempts, ONLY orca.log_lines IN ACCESS EXCLUSIVE MODE;
-    FOREACH v_table IN ARRAY ARRAY['tasks', 'done', 'attempts', 'log_lines'] LOOP
+    LOCK TABLE ONLY orca.tasks, ONLY orca.done, ONLY orca.attempts, ONLY orca.log_chunks IN ACCESS EXCLUSIVE MODE;
+    FOREACH v_table IN ARRAY ARRAY['tasks', 'done', 'attempts', 'log_chunks'] LOOP
         v_name := orca.partition_name(v_table, p_starts);
         EXECUTE format('ALTER TABLE orca.%I DETACH PARTITION orca.%I', v_table, v_name);
         EXECUTE format('DROP TABLE orca.%I', v_name);

@@ -10,6 +10,7 @@ use std::str::FromStr;
 
 use clap::Args;
 use orca_proto::duration::Span;
+use orca_proto::quantity::Bytes;
 use orca_proto::token::{SigningKey, Verifier};
 use sqlx::postgres::PgConnectOptions;
 
@@ -127,6 +128,9 @@ pub struct QueueSettings {
     /// How long ended tasks are kept, and up to an eighth of it longer (an hour at the least); 1m to 10 years
     #[arg(long, env = "ORCA_RETENTION", default_value = "168h", value_name = "DURATION")]
     pub retention: Span,
+    /// Log text that is kept of one attempt; what comes after is counted and dropped; 1MiB to 1TiB
+    #[arg(long, env = "ORCA_LOG_LIMIT", default_value = "128MiB", value_name = "SIZE")]
+    pub log_limit: Bytes,
 }
 
 /// Settings that were checked, with the files that they name read.
@@ -155,7 +159,11 @@ impl Settings {
             },
             auth: AuthSettings { signing_key_file: key.into() },
             storage: StorageSettings { data_dir: data_dir.into() },
-            queue: QueueSettings { lease: Span::secs(30), retention: Span::secs(168 * 3_600) },
+            queue: QueueSettings {
+                lease: Span::secs(30),
+                retention: Span::secs(168 * 3_600),
+                log_limit: Bytes::mib(128),
+            },
         }
     }
 
@@ -174,8 +182,9 @@ impl Settings {
     pub(crate) fn resolve(&self, clock: Clock) -> Result<Resolved, StartError> {
         within("ORCA_MAX_CONNECTIONS", self.server.max_connections, 16, 65_536)?;
         within("ORCA_DATABASE_CONNECTIONS", self.database.connections, 3, 1_000)?;
-        span_within("ORCA_LEASE", self.queue.lease, Span::secs(1), Span::secs(3_600))?;
-        span_within("ORCA_RETENTION", self.queue.retention, Span::secs(60), Span::secs(3_660 * 86_400))?;
+        within("ORCA_LEASE", self.queue.lease, Span::secs(1), Span::secs(3_600))?;
+        within("ORCA_RETENTION", self.queue.retention, Span::secs(60), Span::secs(3_660 * 86_400))?;
+        within("ORCA_LOG_LIMIT", self.queue.log_limit, Bytes::mib(1), Bytes::mib(1 << 20))?;
         Ok(Resolved {
             app: AppSettings {
                 database: self.database.options()?,
@@ -183,6 +192,7 @@ impl Settings {
                 data_dir: self.storage.data_dir.clone(),
                 lease: self.queue.lease.get(),
                 retention: self.queue.retention.get(),
+                log_limit: i64::try_from(self.queue.log_limit.0).unwrap_or(i64::MAX),
                 clock,
             },
             verifier: self.auth.verifier()?,
@@ -250,15 +260,13 @@ fn read_secret(name: &str, path: &Path, file: std::io::Result<File>) -> Result<S
     }
 }
 
-fn within(name: &str, value: u32, least: u32, most: u32) -> Result<(), StartError> {
-    if (least..=most).contains(&value) {
-        return Ok(());
-    }
-    Err(StartError::Setting(format!("{name} is {value}; it must be {least} to {most}")))
-}
-
-fn span_within(name: &str, value: Span, least: Span, most: Span) -> Result<(), StartError> {
-    if (least..=most).contains(&value) {
+fn within<T: PartialOrd + std::fmt::Display>(
+    name: &str,
+    value: T,
+    least: T,
+    most: T,
+) -> Result<(), StartError> {
+    if (&least..=&most).contains(&&value) {
         return Ok(());
     }
     Err(StartError::Setting(format!("{name} is {value}; it must be {least} to {most}")))

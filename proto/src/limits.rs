@@ -27,9 +27,7 @@ pub const INPUT_ARTIFACTS: usize = 16;
 /// One log line, in bytes of UTF-8; a longer one is split by the agent.
 pub const LOG_LINE: usize = 16 << 10;
 /// Log lines in one request.
-pub const LOG_LINES: usize = 1_000;
-/// Log text that the coordinator keeps of one attempt; what comes after is counted and dropped.
-pub const LOG_BYTES_PER_ATTEMPT: i64 = 64 << 20;
+pub const LOG_LINES: usize = 5_000;
 /// Items on one page of a list.
 pub const PAGE: u32 = 500;
 /// Tasks in one claim.

@@ -39,7 +39,7 @@ pub struct LogLine {
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(deny_unknown_fields)]
 pub struct LogAppend {
-    /// At most 1,000, in order of `seq`. Lines that were stored before are passed over.
+    /// At most 5,000, in order of `seq`. Lines that were stored before are passed over.
     pub lines: Vec<LogLine>,
 }
 

@@ -22,9 +22,9 @@ use self::lines::LineSplitter;
 use crate::contact::{Contact, Undelivered};
 
 /// Bytes of lines that may wait for the node.
-const ROOM: usize = 2 << 20;
+const ROOM: usize = 4 << 20;
 /// Text in one batch, in bytes.
-const BATCH: usize = 256 << 10;
+const BATCH: usize = 512 << 10;
 /// Shortest time between two batches that are not full.
 const PACE: Duration = Duration::from_millis(20);
 /// What a line takes beside its text.

@@ -122,7 +122,7 @@ impl App {
             .spawned(async move {
                 let shared = transaction!(app, |tx, _effects| {
                     hold(tx, &who, lease).await?;
-                    append(tx, lease, &lines.lines, false).await
+                    append(tx, lease, &lines.lines, app.0.log_limit, false).await
                 })?;
                 if let Some(ack) = shared {
                     return Ok(ack);
@@ -130,7 +130,7 @@ impl App {
                 let alone = transaction!(app, |tx, _effects| {
                     lease::lock_holding(tx, &[(lease.task.0, lease.token.0)].into()).await?;
                     hold(tx, &who, lease).await?;
-                    append(tx, lease, &lines.lines, true).await
+                    append(tx, lease, &lines.lines, app.0.log_limit, true).await
                 })?;
                 alone.ok_or_else(|| Error::Internal("a grant that is locked is not".to_owned()))
             })
@@ -268,6 +268,7 @@ async fn append(
     connection: &mut PgConnection,
     lease: LeaseRef,
     lines: &[LogLine],
+    limit: i64,
     alone: bool,
 ) -> Result<Option<LogAck>, Error> {
     let mut extent = log::lock_extent(connection, lease).await?.ok_or_else(Error::lease_lost)?;
@@ -281,7 +282,7 @@ async fn append(
         }
         extent.next = line.seq + 1;
         let size = i64::try_from(line.text.len() + LINE_OVERHEAD).unwrap_or(i64::MAX);
-        if extent.dropped > 0 || extent.bytes + size > limits::LOG_BYTES_PER_ATTEMPT {
+        if extent.dropped > 0 || extent.bytes + size > limit {
             extent.dropped += 1;
         } else {
             extent.bytes += size;
@@ -301,7 +302,7 @@ async fn append(
 fn check_lines(lines: &[LogLine]) -> Result<(), Error> {
     let mut check = Check::default();
     if lines.len() > limits::LOG_LINES {
-        check.fail("/lines", "has more than 1,000 entries");
+        check.fail("/lines", "has more than 5,000 entries");
     }
     for (index, line) in lines.iter().enumerate() {
         if line.seq < 0 {

@@ -52,7 +52,7 @@ impl App {
             None => after,
         };
         let after = after.unwrap_or(BEGINNING);
-        let mut items = log::page(&mut connection, id, query.attempt, after, i64::from(limit) + 1).await?;
+        let mut items = log::page(&mut connection, id, query.attempt, after, limit as usize + 1).await?;
         let more = items.len() > limit as usize;
         items.truncate(limit as usize);
         let next = items.last().filter(|_| more).map(log_cursor);

@@ -95,6 +95,8 @@ pub struct AppSettings {
     pub lease: Duration,
     /// How long ended tasks are kept.
     pub retention: Duration,
+    /// Bytes of log text that are kept of one attempt.
+    pub log_limit: i64,
     /// The clock; [`Clock::system`] but in tests.
     pub clock: Clock,
 }
@@ -136,6 +138,7 @@ pub(crate) struct Inner {
     pub(crate) clock: Clock,
     pub(crate) lease: Duration,
     pub(crate) retention: Duration,
+    pub(crate) log_limit: i64,
     pub(crate) shutdown: CancellationToken,
 }
 
@@ -159,7 +162,7 @@ impl App {
         shutdown: CancellationToken,
         tracker: &TaskTracker,
     ) -> Result<Self, StartError> {
-        let AppSettings { database, connections, data_dir, lease, retention, clock } = settings;
+        let AppSettings { database, connections, data_dir, lease, retention, log_limit, clock } = settings;
         if !(Duration::from_millis(100)..=Duration::from_secs(3_600)).contains(&lease) {
             return Err(StartError::Setting(
                 "a lease must last between 100ms and 1h; set ORCA_LEASE".to_owned(),
@@ -194,6 +197,7 @@ impl App {
             clock,
             lease,
             retention,
+            log_limit,
             shutdown: shutdown.clone(),
         }));
         // What fails here is tried again each minute; until then tasks go where they are removed from row by row.

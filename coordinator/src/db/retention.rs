@@ -76,7 +76,7 @@ pub(crate) async fn forget(connection: &mut PgConnection, ids: &[Uuid]) -> sqlx:
     )
     .execute(&mut *connection)
     .await?;
-    sqlx::query!("DELETE FROM orca.log_lines WHERE task = ANY($1)", ids).execute(&mut *connection).await?;
+    sqlx::query!("DELETE FROM orca.log_chunks WHERE task = ANY($1)", ids).execute(&mut *connection).await?;
     sqlx::query!("DELETE FROM orca.attempts WHERE task = ANY($1)", ids).execute(&mut *connection).await?;
     sqlx::query!("DELETE FROM orca.timers WHERE task = ANY($1)", ids).execute(&mut *connection).await?;
     sqlx::query!("DELETE FROM orca.gates WHERE task = ANY($1)", ids).execute(&mut *connection).await?;

@@ -223,7 +223,7 @@ async fn past_the_cap_lines_are_counted_and_one_last_line_tells_how_many() {
     node.start(&grant).await;
     let mut connection = test.connection().await;
     sqlx::query("UPDATE orca.attempts SET log_bytes = $1")
-        .bind(limits::LOG_BYTES_PER_ATTEMPT - 40)
+        .bind(LOG_LIMIT - 40)
         .execute(&mut connection)
         .await
         .unwrap();

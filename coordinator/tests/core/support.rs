@@ -24,6 +24,8 @@ pub(crate) const SOON: Duration = Duration::from_secs(20);
 /// How long leases last in tests.
 pub(crate) const LEASE: Duration = Duration::from_secs(600);
 /// How long ended tasks are kept in tests.
+/// Bytes of log text that are kept of one attempt.
+pub(crate) const LOG_LIMIT: i64 = 64 << 20;
 pub(crate) const RETENTION: Duration = Duration::from_secs(7 * 86_400);
 
 pub(crate) struct TestApp {
@@ -138,6 +140,7 @@ fn settings(database: &Database, clock: &Clock, dir: &std::path::Path) -> AppSet
         data_dir: dir.to_owned(),
         lease: LEASE,
         retention: RETENTION,
+        log_limit: LOG_LIMIT,
         clock: clock.clone(),
     }
 }

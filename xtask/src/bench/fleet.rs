@@ -65,7 +65,7 @@ impl Fleet {
             |command| {
                 command.env("ORCA_LISTEN", &address).env("DATABASE_URL", postgres.url());
                 command.env("ORCA_SIGNING_KEY_FILE", at("key.pem")).env("ORCA_DATA_DIR", at("data"));
-                command.env("ORCA_LOG", "warn");
+                command.env("ORCA_LOG", "warn").env("ORCA_LOG_LIMIT", "1GiB");
             },
         )?;
         let services = vec![("coordinator", coordinator)];

@@ -64,7 +64,7 @@ pub(super) async fn logs(State(session): State<Arc<Session>>, request: Request) 
     let lines = json::flat::<LogAppend>(&session, request, limits::BODY).await?;
     if lines.value.lines.len() > limits::LOG_LINES {
         return Err(
-            Problem::validation(vec![FieldError::new("/lines", "has more than 1,000 entries")]).into()
+            Problem::validation(vec![FieldError::new("/lines", "has more than 5,000 entries")]).into()
         );
     }
     let call = || session.node.client().append_logs(session.lease.lease, &lines.value);
