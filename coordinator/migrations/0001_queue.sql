@@ -307,6 +307,8 @@ CREATE TABLE orca.nodes (
     -- The `sub` of the credential that registered it: nobody else's can act for it.
     subject       text NOT NULL,
     instance      uuid NOT NULL,
+    -- Where its daemon keeps its files.
+    home          uuid,
     role          text NOT NULL,
     slots         integer NOT NULL,
     -- What its tasks may use in all; nothing where that is not counted.

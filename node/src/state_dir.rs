@@ -30,7 +30,7 @@ use crate::remove_tree::remove_tree;
 #[derive(Debug)]
 pub(crate) struct StateDir {
     root: PathBuf,
-    id: String,
+    id: Uuid,
     _lock: File,
 }
 
@@ -65,8 +65,8 @@ impl StateDir {
     }
 
     /// What its containers are labelled with.
-    pub(crate) fn id(&self) -> &str {
-        &self.id
+    pub(crate) const fn id(&self) -> Uuid {
+        self.id
     }
 
     /// The directory that holds nothing but the agent.
@@ -150,13 +150,13 @@ pub(crate) fn empty_trash(trash: &Path) {
     }
 }
 
-fn identity(path: &Path) -> Result<String, NodeError> {
+fn identity(path: &Path) -> Result<Uuid, NodeError> {
     let known = fs::read_to_string(path).unwrap_or_default();
     if let Ok(id) = Uuid::parse_str(known.trim()) {
-        return Ok(id.to_string());
+        return Ok(id);
     }
-    let id = Uuid::now_v7().to_string();
-    write_durably(path, id.as_bytes()).map_err(NodeError::io("write", path))?;
+    let id = Uuid::now_v7();
+    write_durably(path, id.to_string().as_bytes()).map_err(NodeError::io("write", path))?;
     Ok(id)
 }
 
@@ -185,7 +185,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let first = StateDir::open(dir.path()).unwrap();
         assert!(matches!(StateDir::open(dir.path()), Err(NodeError::StateDirInUse { .. })));
-        let id = first.id().to_owned();
+        let id = first.id();
         drop(first);
         assert_eq!(StateDir::open(dir.path()).unwrap().id(), id);
     }

@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
+use uuid::Uuid;
 
 use crate::duration::Span;
 use crate::ids::{FencingToken, InstanceId, NodeId, TaskId};
@@ -25,6 +26,10 @@ pub struct Registration {
     pub name: String,
     /// This run of the daemon.
     pub instance: InstanceId,
+    /// Where it keeps its files, the same for every run there: while a daemon of another place is alive under the name, it is
+    /// refused. Any run takes the name over where this is absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub home: Option<Uuid>,
     /// Must be what the token allows.
     pub role: Role,
     /// Attempts it can run at once; 1 to 10,000.

@@ -1,5 +1,8 @@
 //! Nodes: how they make themselves known, and how operators see them.
 
+use std::time::Duration;
+
+use orca_proto::duration::Span;
 use orca_proto::ids::NodeId;
 use orca_proto::node::{Node, Registered, Registration};
 use orca_proto::page::Page;
@@ -11,6 +14,7 @@ use orca_proto::token::Access;
 use super::check::Check;
 use super::transaction::transaction;
 use super::{App, Error, Principal};
+use crate::db::node::Named;
 use crate::db::{lease, node};
 use crate::reconcile;
 
@@ -122,12 +126,14 @@ impl App {
         let (id, resumed, replaced) = self
             .spawned(async move {
                 transaction!(app, |tx, _effects| {
-                    let known = node::lock_by_name(tx, &who.namespace, &registration.name).await?;
+                    let known =
+                        node::lock_by_name(tx, &who.namespace, &registration.name, app.0.lease).await?;
                     let (mut resumed, mut replaced) = (Vec::new(), 0);
                     let id = match known {
                         None => NodeId::new(),
                         Some(known) => {
                             check_owner(&who, &known.subject)?;
+                            check_home(&known, &registration, app.0.lease)?;
                             let id = NodeId(known.id);
                             lease::lock_node(tx, id).await?;
                             let kept = lease::renew(tx, id, &registration.resumes, app.0.lease).await?;
@@ -150,6 +156,21 @@ impl App {
         }
         Ok(Registered { id, lease: self.0.lease.into(), resumed })
     }
+}
+
+/// Two daemons of one name would end each other's leases in turns.
+fn check_home(known: &Named, registration: &Registration, lease: Duration) -> Result<(), Error> {
+    let elsewhere = known.home.is_some() && registration.home.is_some() && known.home != registration.home;
+    if !(elsewhere && known.alive) {
+        return Ok(());
+    }
+    let detail = format!(
+        "another daemon with another state directory is alive under the name {}; give this one another name, or, if that \
+         one is gone, start this one again in {}",
+        registration.name,
+        Span::from(lease)
+    );
+    Err(Error::refused(Kind::Conflict, detail))
 }
 
 fn check_registration(registration: &Registration) -> Result<(), Error> {

@@ -16,9 +16,19 @@ use super::{Time, as_word, from_json, millis, to_json, word};
 
 /// A node as the coordinator deals with it.
 pub(crate) struct Known {
+    pub(crate) subject: String,
+    pub(crate) instance: Uuid,
+}
+
+/// A node that a daemon wants to be.
+pub(crate) struct Named {
     pub(crate) id: Uuid,
     pub(crate) subject: String,
     pub(crate) instance: Uuid,
+    /// Where its daemon keeps its files.
+    pub(crate) home: Option<Uuid>,
+    /// Whether that daemon was heard of within a lease, and did not say that it ends.
+    pub(crate) alive: bool,
 }
 
 /// Locks the node of a name.
@@ -26,13 +36,16 @@ pub(crate) async fn lock_by_name(
     connection: &mut PgConnection,
     namespace: &str,
     name: &str,
-) -> sqlx::Result<Option<Known>> {
+    lease: Duration,
+) -> sqlx::Result<Option<Named>> {
     sqlx::query_as!(
-        Known,
-        r#"SELECT id, subject, instance FROM orca.nodes
-           WHERE namespace = $1 AND name = $2 FOR UPDATE"#,
+        Named,
+        r#"SELECT id, subject, instance, home,
+                  NOT draining AND last_seen_at > orca.now() - $3::bigint * interval '1 millisecond' AS "alive!"
+           FROM orca.nodes WHERE namespace = $1 AND name = $2 FOR UPDATE"#,
         namespace,
-        name
+        name,
+        millis(lease)
     )
     .fetch_optional(connection)
     .await
@@ -49,12 +62,12 @@ pub(crate) async fn register(
     let labels = to_json(&registration.labels)?;
     sqlx::query!(
         r#"INSERT INTO orca.nodes (id, namespace, name, subject, instance, role, slots, version, runtime, labels,
-               millicpus, memory, registered_at, last_seen_at)
-           VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10::text::json, $11, $12, orca.now(), orca.now())
+               millicpus, memory, home, registered_at, last_seen_at)
+           VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10::text::json, $11, $12, $13, orca.now(), orca.now())
            ON CONFLICT (id) DO UPDATE SET instance = excluded.instance, role = excluded.role,
                slots = excluded.slots, version = excluded.version, runtime = excluded.runtime,
                labels = excluded.labels, millicpus = excluded.millicpus, memory = excluded.memory,
-               draining = false, unwell = NULL, last_seen_at = excluded.last_seen_at"#,
+               home = excluded.home, draining = false, unwell = NULL, last_seen_at = excluded.last_seen_at"#,
         id.0,
         namespace,
         registration.name,
@@ -66,7 +79,8 @@ pub(crate) async fn register(
         registration.runtime,
         labels,
         registration.cpus.map(|cpus| i64::try_from(millicpus(cpus)).unwrap_or(i64::MAX)),
-        registration.memory.map(|memory| i64::try_from(memory.0).unwrap_or(i64::MAX))
+        registration.memory.map(|memory| i64::try_from(memory.0).unwrap_or(i64::MAX)),
+        registration.home
     )
     .execute(connection)
     .await
@@ -258,7 +272,7 @@ pub(crate) async fn seen(
                last_seen_at = CASE WHEN instance = $3 THEN orca.now() ELSE last_seen_at END,
                draining = CASE WHEN instance = $3 THEN $4 ELSE draining END,
                unwell = CASE WHEN instance = $3 THEN $5 ELSE unwell END
-           WHERE id = $1 AND namespace = $2 RETURNING id, subject, instance"#,
+           WHERE id = $1 AND namespace = $2 RETURNING subject, instance"#,
         id.0,
         namespace,
         instance.0,

@@ -118,6 +118,7 @@ impl Server {
             cpus: None,
             memory: None,
             resumes: Vec::new(),
+            home: None,
         };
         let id = client.register(&registration).await.unwrap().id;
         Worker { client, id, instance }

@@ -13,7 +13,7 @@ use orca_proto::task::{Outcome, Progress, State};
 use orca_proto::token::Access;
 use serde_json::json;
 
-use super::support::{LEASE, TestApp, failure, kind, lease, principal, success, task};
+use super::support::{LEASE, LOG_LIMIT, TestApp, failure, kind, lease, principal, success, task};
 
 fn line(seq: i64, text: &str) -> LogLine {
     LogLine { seq, stream: Stream::Stdout, at: jiff::Timestamp::now(), text: text.to_owned() }
@@ -211,6 +211,37 @@ async fn log_lines_are_gapless_in_order_and_stored_once() {
     assert_eq!(page.items.len(), 2);
     let bad = LogAppend { lines: vec![line(3, "a\0b")] };
     assert_eq!(kind(test.app.attempt_logs(&node.who, lease(&grant), bad).await), Kind::Validation);
+    test.stop().await;
+}
+
+#[tokio::test]
+async fn a_long_log_is_read_in_pages_and_from_its_end_wherever_they_begin() {
+    const LINES: i64 = 4_000;
+    let test = TestApp::start().await;
+    let id = test.enqueue(task("a")).await;
+    let node = test.worker("w").await;
+    let grant = node.claim_one().await;
+    // Stored in several pieces of different sizes.
+    for range in [0..1, 1..LINES - 7, LINES - 7..LINES] {
+        let lines = range.map(|seq| line(seq, &format!("{seq:0>100}"))).collect();
+        test.app.attempt_logs(&node.who, lease(&grant), LogAppend { lines }).await.unwrap();
+    }
+    let read = async |query: LogQuery| test.app.log_page(&test.operator(), id, &query).await.unwrap();
+    let (mut seen, mut cursor) = (Vec::new(), None);
+    loop {
+        let page = read(LogQuery { limit: Some(333), cursor, ..LogQuery::default() }).await;
+        assert!(page.items.iter().all(|entry| entry.text == format!("{:0>100}", entry.seq)));
+        seen.extend(page.items.into_iter().map(|entry| entry.seq));
+        cursor = page.next;
+        if cursor.is_none() {
+            break;
+        }
+    }
+    assert_eq!(seen, (0..LINES).collect::<Vec<_>>());
+    for tail in [1, 6, 7, 8, 500, 1_300, 3_999, 4_000, 4_001] {
+        let page = read(LogQuery { tail: Some(tail), limit: Some(1), ..LogQuery::default() }).await;
+        assert_eq!(page.items[0].seq, (LINES - i64::from(tail)).max(0), "the last {tail}");
+    }
     test.stop().await;
 }
 

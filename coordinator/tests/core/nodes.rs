@@ -11,6 +11,7 @@ use orca_proto::task::{Outcome, State};
 use orca_proto::token::Access;
 use orca_proto::why::ConditionKind;
 use serde_json::json;
+use uuid::Uuid;
 
 use super::support::{LEASE, SOON, TestApp, TestNode, kind, lease, principal, registration, task};
 
@@ -92,6 +93,26 @@ async fn a_new_instance_keeps_the_leases_that_it_resumes_and_only_those() {
     // Nobody resumes what is another's.
     assert_eq!(register(vec![lease(&again)], InstanceId::new()).await.unwrap().resumed, []);
     assert_eq!(other.succeed(&again, json!(3)).await, State::Succeeded);
+    test.stop().await;
+}
+
+#[tokio::test]
+async fn a_daemon_of_another_place_is_refused_while_the_one_of_that_name_is_alive() {
+    let test = TestApp::start().await;
+    let who = principal("default", "node-w", Access::Worker);
+    let (here, there) = (Uuid::now_v7(), Uuid::now_v7());
+    let register = |home: Uuid| {
+        let registration =
+            Registration { home: Some(home), ..registration("w", Access::Worker, InstanceId::new()) };
+        test.app.node_register(&who, registration)
+    };
+    let id = register(here).await.unwrap().id;
+    assert_eq!(kind(register(there).await), Kind::Conflict);
+    // The same place again is the same daemon, started anew.
+    assert_eq!(register(here).await.unwrap().id, id);
+    test.clock.advance(LEASE + Duration::from_secs(1));
+    assert_eq!(register(there).await.unwrap().id, id);
+    assert_eq!(kind(register(here).await), Kind::Conflict);
     test.stop().await;
 }
 
@@ -268,7 +289,7 @@ async fn a_notice_that_a_node_drains_ends_its_held_claims_only_if_it_does() {
     };
     let forged = async {
         held.await;
-        let forged = json!({"from": uuid::Uuid::nil(), "drains": [node.id]}).to_string();
+        let forged = json!({"from": Uuid::nil(), "drains": [node.id]}).to_string();
         for notice in [forged.as_str(), "no notice"] {
             sqlx::query("SELECT pg_notify('orca', $1)").bind(notice).execute(&mut connection).await.unwrap();
         }

@@ -56,7 +56,7 @@ async fn a_partition_whose_tasks_ended_long_ago_is_dropped_and_its_files_go() {
     assert_eq!(test.state(id).await, State::Succeeded);
     test.advance(OLD - RETENTION).await;
     assert_eq!(kind(test.app.task_get(&test.operator(), id).await), Kind::NotFound);
-    for name in ["tasks", "done", "attempts", "log_lines"] {
+    for name in ["tasks", "done", "attempts", "log_chunks"] {
         assert!(!exists(&test, &table.replace("tasks", name)).await, "{name}");
     }
     let left: i64 = sqlx::query_scalar(

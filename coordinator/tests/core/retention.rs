@@ -22,7 +22,7 @@ async fn rows(test: &TestApp) -> i64 {
     let mut connection = test.connection().await;
     sqlx::query_scalar(
         "SELECT (SELECT count(*) FROM orca.tasks) + (SELECT count(*) FROM orca.attempts) \
-         + (SELECT count(*) FROM orca.log_lines) + (SELECT count(*) FROM orca.dependencies) \
+         + (SELECT count(*) FROM orca.log_chunks) + (SELECT count(*) FROM orca.dependencies) \
          + (SELECT count(*) FROM orca.artifacts) + (SELECT count(*) FROM orca.events) \
          + (SELECT count(*) FROM orca.idempotency_keys) + (SELECT count(*) FROM orca.inputs)",
     )

@@ -23,9 +23,9 @@ use tokio_util::task::TaskTracker;
 pub(crate) const SOON: Duration = Duration::from_secs(20);
 /// How long leases last in tests.
 pub(crate) const LEASE: Duration = Duration::from_secs(600);
-/// How long ended tasks are kept in tests.
-/// Bytes of log text that are kept of one attempt.
+/// Bytes of log text that are kept of one attempt in tests.
 pub(crate) const LOG_LIMIT: i64 = 64 << 20;
+/// How long ended tasks are kept in tests.
 pub(crate) const RETENTION: Duration = Duration::from_secs(7 * 86_400);
 
 pub(crate) struct TestApp {
@@ -250,6 +250,7 @@ pub(crate) fn registration(name: &str, access: Access, instance: InstanceId) -> 
         cpus: None,
         memory: None,
         resumes: Vec::new(),
+        home: None,
     }
 }
 

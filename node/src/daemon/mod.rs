@@ -77,7 +77,8 @@ pub(crate) async fn run(settings: NodeSettings, shutdown: CancellationToken) -> 
     }
 
     let resumes = left.iter().map(Left::lease).collect();
-    let registration = Registration { resumes, ..describe(&settings, runtime.describe()) };
+    let home = Some(state.id());
+    let registration = Registration { resumes, home, ..describe(&settings, runtime.describe()) };
     let (member, resumed) = tokio::select! {
         registered = Membership::register(client, registration) => registered?,
         () = shutdown.cancelled() => return Ok(()),
@@ -129,6 +130,7 @@ fn describe(settings: &NodeSettings, runtime: &str) -> Registration {
         labels: placement.labels.clone(),
         cpus: placement.capacity.map(|capacity| capacity.cpus),
         memory: placement.capacity.map(|capacity| Bytes(capacity.memory)),
+        home: None,
         resumes: Vec::new(),
     }
 }

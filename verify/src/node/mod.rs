@@ -151,6 +151,7 @@ impl Node {
             cpus: None,
             memory: None,
             resumes: Vec::new(),
+            home: None,
         };
         loop {
             let call = Call::Register {

@@ -52,6 +52,7 @@ pub(crate) fn registration(name: &str, slots: u32) -> Registration {
         cpus: None,
         memory: None,
         resumes: Vec::new(),
+            home: None,
     }
 }
 

@@ -76,7 +76,7 @@ impl Docker {
             description,
             paths,
             agent_dir: state.agent_dir(),
-            state_id: state.id().to_owned(),
+            state_id: state.id().to_string(),
             allow_network: settings.runtime.allow_network,
             creates: Semaphore::new(CREATES),
             pulls: Mutex::new(HashMap::new()),

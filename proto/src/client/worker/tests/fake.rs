@@ -83,6 +83,7 @@ impl Fake {
             cpus: None,
             memory: None,
             resumes: Vec::new(),
+            home: None,
         }
     }
 
