@@ -106,13 +106,18 @@ impl Default for Resources {
 }
 
 /// What a container may reach.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum Network {
     /// Nothing but its own loopback and its node's socket.
     #[default]
     None,
+    /// These hosts and no others, by a proxy on its loopback (`HTTPS_PROXY` and its kin name it): 1 to 64 entries of the form
+    /// `HOST` (ports 443 and 80) or `HOST:PORT`, as in `["api.example.com", "*.example.com:8443", "[2606:4700::1111]:853"]`.
+    /// Lowercase, ASCII; `*.` stands for one or more labels. The container itself has no network all the same: its node
+    /// resolves each name once and connects, to public addresses only unless its settings open others.
+    Egress(Vec<String>),
     /// Whatever the node's engine lets a bridge reach. A node refuses it unless its settings allow it.
     Open,
 }
