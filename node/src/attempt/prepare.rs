@@ -13,6 +13,7 @@ use orca_proto::client::worker::HeldLease;
 use orca_proto::duration::Span;
 use orca_proto::ids::ArtifactId;
 use orca_proto::node::Grant;
+use orca_proto::spec::Network;
 use orca_proto::task::Outcome;
 
 use super::Interrupted;
@@ -20,6 +21,7 @@ use super::directory::Directory;
 use super::session::{Session, Token};
 use super::socket::Server;
 use crate::daemon::Node;
+use crate::egress::Allowance;
 use crate::files::{FilesError, InUse};
 use crate::retry::a_few_times;
 use crate::runtime::{Image, Launch, Shown};
@@ -63,6 +65,7 @@ pub(super) async fn prepare(
     lease: &Arc<HeldLease>,
     making: Making,
 ) -> Result<Prepared, Interrupted> {
+    let egress = egress(node, grant)?;
     let directory = Directory::of(&node.state, lease.lease);
     let name = super::container_name(grant);
     let made = async { making.await.map_err(here) };
@@ -96,7 +99,7 @@ pub(super) async fn prepare(
         name,
         user: grant.spec.container.user.clone(),
         resources: grant.spec.resources.clone(),
-        network: grant.spec.network,
+        network: grant.spec.network.clone(),
         directory: directory.shared.clone(),
         artifacts: grant
             .spec
@@ -107,7 +110,8 @@ pub(super) async fn prepare(
             .collect(),
         image,
     };
-    let session = Session::new(Arc::clone(node), Arc::clone(lease), brief, token, directory, readable);
+    let session =
+        Session::new(Arc::clone(node), Arc::clone(lease), brief, token, directory, readable, egress);
     let session = Arc::new(session.map_err(here)?);
     let server = Server::start(Arc::clone(&session)).map_err(here)?;
     let heartbeat = grant.spec.timeouts.heartbeat.map(Span::get);
@@ -142,12 +146,24 @@ fn brief(node: &Node, grant: &Grant, image: &Image) -> Result<Brief, Interrupted
         workdir: spec.container.workdir.clone(),
         input: spec.input.clone(),
         artifacts: spec.artifacts.clone(),
+        egress: matches!(spec.network, Network::Egress(_)),
         has_dependencies: grant.has_dependencies,
         start_to_close: spec.timeouts.start_to_close,
         grace: spec.timeouts.grace,
         // A node that is silent for longer has lost the lease anyway.
         orphan_after: Span::from(node.member.lease()),
     })
+}
+
+/// What the attempt may reach, where its task names hosts.
+fn egress(node: &Node, grant: &Grant) -> Result<Option<Allowance>, Interrupted> {
+    let Network::Egress(list) = &grant.spec.network else { return Ok(None) };
+    let rejected = |reason| Interrupted::Unfit(Outcome::Rejected { reason });
+    if node.gate.is_shut() {
+        let reason = "it names hosts to reach (network.egress), which this node does not allow (--no-egress)";
+        return Err(rejected(reason.to_owned()));
+    }
+    Allowance::new(Arc::clone(&node.gate), list).map(Some).map_err(rejected)
 }
 
 /// The artifacts that the attempt may read: its inputs and its dependencies'.

@@ -76,6 +76,9 @@ pub(super) async fn settle(
         }
     }
     let directory = prepared.session.directory.clone();
+    if let Some(egress) = &prepared.session.egress {
+        egress.log();
+    }
     prepared.server.stop();
     remove_files(directory).await;
 }

@@ -1,0 +1,91 @@
+//! Where the coordinator is, so that no task is connected to it.
+
+use std::net::IpAddr;
+use std::time::Duration;
+
+use tokio::sync::Mutex;
+use tokio::time::{Instant, timeout};
+
+use crate::NodeError;
+
+/// How long what its name resolved to is believed.
+const FRESH: Duration = Duration::from_secs(30);
+/// How long resolving it may take.
+const LOOKUP: Duration = Duration::from_secs(5);
+/// Addresses that are remembered: those of names that change theirs all the time stay refused.
+const REMEMBERED: usize = 256;
+
+/// The coordinator's place.
+pub(super) struct Coordinator {
+    host: String,
+    pub(super) port: u16,
+    known: Mutex<Known>,
+}
+
+#[derive(Default)]
+struct Known {
+    addresses: Vec<IpAddr>,
+    resolved: Option<Instant>,
+}
+
+impl Coordinator {
+    /// The coordinator at `url`.
+    ///
+    /// # Errors
+    /// If that names no host.
+    pub(super) fn at(url: &str) -> Result<Self, NodeError> {
+        let wrong = |why: String| NodeError::Setting { setting: "--coordinator", why };
+        let url = reqwest::Url::parse(url).map_err(|error| wrong(format!("is no address: {error}")))?;
+        let host = url.host_str().ok_or_else(|| wrong("names no host".to_owned()))?;
+        let host = host.trim_start_matches('[').trim_end_matches(']').to_owned();
+        let port = url.port_or_known_default().ok_or_else(|| wrong("names no port".to_owned()))?;
+        Ok(Self { host, port, known: Mutex::default() })
+    }
+
+    /// Every address that its name has, or had since this node looked first. `None` where none was ever found.
+    pub(super) async fn addresses(&self) -> Option<Vec<IpAddr>> {
+        let mut known = self.known.lock().await;
+        if known.resolved.is_none_or(|at| at.elapsed() >= FRESH) {
+            match timeout(LOOKUP, tokio::net::lookup_host((self.host.as_str(), self.port))).await {
+                Ok(Ok(found)) => {
+                    for address in found.map(|found| found.ip().to_canonical()) {
+                        if !known.addresses.contains(&address) {
+                            known.addresses.push(address);
+                        }
+                    }
+                    let excess = known.addresses.len().saturating_sub(REMEMBERED);
+                    known.addresses.drain(..excess);
+                    known.resolved = Some(Instant::now());
+                }
+                Ok(Err(error)) => tracing::debug!(%error, "the coordinator's name cannot be resolved now"),
+                Err(_) => tracing::debug!("the coordinator's name cannot be resolved in time"),
+            }
+        }
+        (!known.addresses.is_empty()).then(|| known.addresses.clone())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn the_coordinators_place_is_read_from_its_address() {
+        for (url, address, port) in [
+            ("http://127.0.0.1:7070", "127.0.0.1", 7070),
+            ("https://[::1]", "::1", 443),
+            ("http://[::ffff:10.0.0.1]:80/path", "10.0.0.1", 80),
+        ] {
+            let coordinator = Coordinator::at(url).unwrap();
+            assert_eq!(coordinator.addresses().await, Some(vec![address.parse().unwrap()]), "{url}");
+            assert_eq!(coordinator.port, port, "{url}");
+        }
+        assert!(Coordinator::at("unix:/run/x").is_err() && Coordinator::at("nowhere").is_err());
+    }
+
+    #[tokio::test]
+    async fn without_an_address_of_the_coordinator_there_is_none_to_tell() {
+        let coordinator = Coordinator::at("http://no-such-name.invalid").unwrap();
+        assert_eq!(coordinator.addresses().await, None);
+    }
+}

@@ -1,0 +1,144 @@
+//! What holds for all attempts of a node: the addresses that none may reach, and how much they may ask for together.
+
+use std::io;
+use std::net::{IpAddr, UdpSocket};
+use std::sync::Arc;
+use std::time::Duration;
+
+use ipnet::IpNet;
+use orca_proto::spec::Destination;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::timeout;
+
+use super::Refusal;
+use super::address::{Closed, is_closed, is_opened};
+use super::coordinator::Coordinator;
+use crate::NodeError;
+use crate::settings::NodeSettings;
+
+/// Tunnels that all attempts may have open at once; each takes two file descriptors and two small buffers.
+const TUNNELS: usize = 4_096;
+/// Names that are being resolved at once. The system's resolver takes a thread for each, and cannot be stopped.
+const LOOKUPS: usize = 64;
+/// How long one may take.
+const LOOKUP: Duration = Duration::from_secs(10);
+/// Addresses of one name that are used.
+const ADDRESSES: usize = 8;
+
+/// The node's own half of every decision.
+pub(crate) struct Gate {
+    opened: Vec<IpNet>,
+    forbidden: bool,
+    coordinator: Coordinator,
+    tunnels: Arc<Semaphore>,
+    lookups: Arc<Semaphore>,
+}
+
+impl Gate {
+    /// The gate that `settings` ask for.
+    ///
+    /// # Errors
+    /// If the coordinator's address is none.
+    pub(crate) fn new(settings: &NodeSettings) -> Result<Self, NodeError> {
+        Ok(Self {
+            opened: settings.egress.allow.clone(),
+            forbidden: settings.egress.forbidden,
+            coordinator: Coordinator::at(&settings.coordinator.url)?,
+            tunnels: Arc::new(Semaphore::new(TUNNELS)),
+            lookups: Arc::new(Semaphore::new(LOOKUPS)),
+        })
+    }
+
+    /// Whether no task of this node reaches anything.
+    pub(crate) const fn is_shut(&self) -> bool {
+        self.forbidden
+    }
+
+    /// The right to one more tunnel.
+    pub(super) fn admit(&self) -> Result<OwnedSemaphorePermit, Refusal> {
+        let all = || Refusal::TooMany(format!("all {TUNNELS} tunnels of this node are in use; try again"));
+        Arc::clone(&self.tunnels).try_acquire_owned().map_err(|_| all())
+    }
+
+    /// The addresses of a name, at most [`ADDRESSES`]. `turn` is held until the resolver is done, however late that is.
+    pub(super) async fn resolve(
+        &self,
+        name: &str,
+        to: &Destination,
+        turn: OwnedSemaphorePermit,
+    ) -> Result<Vec<IpAddr>, Refusal> {
+        let unresolved = |source| Refusal::Unresolved { to: to.clone(), source };
+        let looked_up = async {
+            let shared = Arc::clone(&self.lookups).acquire_owned().await.map_err(io::Error::other)?;
+            let name = name.to_owned();
+            let lookup = tokio::spawn(async move {
+                let _turns = (turn, shared);
+                let found = tokio::net::lookup_host((name.as_str(), 0)).await?;
+                io::Result::Ok(found.map(|found| found.ip().to_canonical()).collect::<Vec<_>>())
+            });
+            lookup.await.map_err(io::Error::other)?
+        };
+        let found = timeout(LOOKUP, looked_up)
+            .await
+            .map_err(|_| Refusal::Slow { to: to.clone(), what: "resolving" })?
+            .map_err(unresolved)?;
+        let mut addresses = Vec::new();
+        for address in found {
+            if addresses.len() < ADDRESSES && !addresses.contains(&address) {
+                addresses.push(address);
+            }
+        }
+        if addresses.is_empty() {
+            return Err(unresolved(io::Error::new(io::ErrorKind::NotFound, "it has no address")));
+        }
+        Ok(addresses)
+    }
+
+    /// Whether a task may be connected to `to` at these addresses: to all of them or to none. A name with addresses of both
+    /// kinds is either a mistake or an attack.
+    pub(super) async fn check(&self, to: &Destination, addresses: &[IpAddr]) -> Result<(), Refusal> {
+        let refuse = |address: &IpAddr, why: Closed| {
+            tracing::info!(%to, %address, "refused: it {}", why.text);
+            Err(Refusal::Address { to: to.clone(), why })
+        };
+        for address in addresses {
+            if let Some(why) = is_closed(*address, &self.opened) {
+                return refuse(address, why);
+            }
+            if is_own(*address) && !is_opened(*address, &self.opened) {
+                return refuse(address, Closed::own_machine());
+            }
+        }
+        let coordinator = self.coordinator.addresses().await.ok_or(Refusal::Blind)?;
+        // On this very machine it can be reached by each of its addresses, and beside it are services that may be opened.
+        let beside = coordinator.iter().copied().any(is_own);
+        let is_coordinators = |address: &IpAddr| {
+            if is_own(*address) {
+                beside && to.port == self.coordinator.port
+            } else {
+                coordinator.contains(address)
+            }
+        };
+        match addresses.iter().find(|address| is_coordinators(address)) {
+            Some(address) => {
+                tracing::info!(%to, %address, "refused: it is the coordinator");
+                Err(Refusal::Coordinator(to.clone()))
+            }
+            None => Ok(()),
+        }
+    }
+}
+
+/// Whether `address` is this machine's own: what is sent there would come from there. Sends nothing.
+fn is_own(address: IpAddr) -> bool {
+    let from: IpAddr = match address {
+        IpAddr::V4(_) => std::net::Ipv4Addr::UNSPECIFIED.into(),
+        IpAddr::V6(_) => std::net::Ipv6Addr::UNSPECIFIED.into(),
+    };
+    let source = || {
+        let socket = UdpSocket::bind((from, 0))?;
+        socket.connect((address, 9))?;
+        socket.local_addr()
+    };
+    address.is_loopback() || source().is_ok_and(|source: std::net::SocketAddr| source.ip() == address)
+}
