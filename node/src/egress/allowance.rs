@@ -113,11 +113,7 @@ impl Allowance {
             }
             Arc::clone(pins.entry(name.to_owned()).or_default())
         };
-        let resolve = async || {
-            let turn = Arc::clone(&self.lookups).acquire_owned().await.map_err(|_| Refusal::Blind)?;
-            self.gate.resolve(name, to, turn).await
-        };
-        pin.get_or_try_init(resolve).await.cloned()
+        pin.get_or_try_init(|| self.gate.resolve(name, to, &self.lookups)).await.cloned()
     }
 }
 
@@ -148,4 +144,214 @@ async fn connect(to: &Destination, addresses: &[IpAddr]) -> Result<TcpStream, Re
         }
     }
     Err(why)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+    use std::sync::atomic::AtomicUsize;
+
+    use tokio::net::TcpListener;
+
+    use super::super::lookup::Lookup;
+    use super::*;
+
+    const COORDINATOR: &str = "http://coordinator.example:7070";
+
+    /// An attempt that may reach `entries` where each name has these addresses, however often it is asked for.
+    fn attempt(entries: &[&str], opened: &[&str], found: &'static [(&str, &[&str])]) -> Allowance {
+        let read = |address: &&str| address.parse::<IpAddr>().unwrap();
+        let lookup = move |name: String| {
+            let addresses = found.iter().find(|(of, _)| *of == name);
+            addresses
+                .map(|(_, addresses)| addresses.iter().map(read).collect())
+                .ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, "no such name"))
+        };
+        with(entries, opened, Arc::new(move |name| Box::pin(std::future::ready(lookup(name)))))
+    }
+
+    fn with(entries: &[&str], opened: &[&str], lookup: Lookup) -> Allowance {
+        let entries: Vec<String> = entries.iter().map(|entry| (*entry).to_owned()).collect();
+        let opened = opened.iter().map(|range| range.parse().unwrap()).collect();
+        Allowance::new(Arc::new(Gate::with(COORDINATOR, opened, lookup).unwrap()), &entries).unwrap()
+    }
+
+    async fn refused(attempt: &Allowance, to: &str) -> Refusal {
+        match attempt.open(&to.parse().unwrap()).await {
+            Ok(_) => panic!("{to} was opened"),
+            Err(refusal) => refusal,
+        }
+    }
+
+    /// Every name but the coordinator's under one, so that one wildcard covers them.
+    const FOUND: &[(&str, &[&str])] = &[
+        ("coordinator.example", &["198.41.0.4", "2001:500:2::c"]),
+        ("inside.t.example", &["10.0.0.1"]),
+        ("mixed.t.example", &["198.41.0.5", "10.0.0.1"]),
+        ("mapped.t.example", &["::ffff:127.0.0.1"]),
+        ("metadata.t.example", &["169.254.169.254"]),
+        ("nat64.t.example", &["64:ff9b::a00:1"]),
+        ("empty.t.example", &[]),
+        ("alias.t.example", &["2001:500:2::c"]),
+        ("beside.t.example", &["198.41.0.5", "198.41.0.4"]),
+        ("localhost", &["127.0.0.1"]),
+    ];
+
+    #[tokio::test]
+    async fn a_name_is_refused_if_any_of_its_addresses_is() {
+        let list =
+            ["*.t.example:80", "localhost:80", "10.0.0.1:80", "[64:ff9b::7f00:1]:80", "[2002:7f00:1::]:80"];
+        let attempt = attempt(&list, &[], FOUND);
+        for to in [
+            "inside.t.example:80",
+            "mixed.t.example:80",
+            "mapped.t.example:80",
+            "metadata.t.example:80",
+            "nat64.t.example:80",
+            "localhost:80",
+            "LOCALHOST.:80",
+            "10.0.0.1:80",
+            "[::ffff:10.0.0.1]:80",
+            "[64:ff9b::7f00:1]:80",
+            "[2002:7f00:1::]:80",
+        ] {
+            let refusal = refused(&attempt, to).await;
+            assert!(matches!(refusal, Refusal::Address { .. }), "{to}: {refusal}");
+            let told = refusal.to_string();
+            let found = ["10.0.0.1", "127.0.0.1", "169.254"]
+                .iter()
+                .find(|found| told.contains(**found) && !to.contains(**found));
+            assert_eq!(found, None, "the node's own knowledge is told: {told}");
+        }
+        for to in ["empty.t.example:80", "absent.t.example:80"] {
+            assert!(matches!(refused(&attempt, to).await, Refusal::Unresolved { .. }), "{to}");
+        }
+    }
+
+    #[tokio::test]
+    async fn the_coordinator_is_refused_under_every_name_and_whatever_is_opened() {
+        let list = ["coordinator.example", "*.t.example", "198.41.0.4:22", "[2001:500:2::c]"];
+        for opened in [&[][..], &["0.0.0.0/0", "::/0"]] {
+            let attempt = attempt(&list, opened, FOUND);
+            for to in [
+                "coordinator.example:443",
+                "alias.t.example:80",
+                "beside.t.example:443",
+                "198.41.0.4:22",
+                "[2001:500:2::c]:443",
+            ] {
+                let refusal = refused(&attempt, to).await;
+                assert!(matches!(refusal, Refusal::Coordinator(_)), "{to}: {refusal}");
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn what_the_task_does_not_name_is_not_even_resolved() {
+        let never: Lookup = Arc::new(|name| panic!("{name} was resolved"));
+        let attempt = with(&["api.example.com", "*.t.example:8443"], &["0.0.0.0/0"], never);
+        for to in [
+            "api.example.com:22",
+            "other.example.com:443",
+            "api.example.com.t.example:443",
+            "t.example:8443",
+            "127.0.0.1:443",
+            "169.254.169.254:80",
+        ] {
+            assert!(matches!(refused(&attempt, to).await, Refusal::Unnamed(_)), "{to}");
+        }
+    }
+
+    #[tokio::test]
+    async fn without_knowing_the_coordinator_nothing_is_connected() {
+        let attempt = attempt(&["localhost:80"], &["127.0.0.0/8"], &[("localhost", &["127.0.0.1"])]);
+        assert!(matches!(refused(&attempt, "localhost:80").await, Refusal::Blind));
+    }
+
+    /// A resolver whose every answer is another address of the loopback, and how often it was asked for a name of a task.
+    fn rebinding() -> (Lookup, Arc<AtomicUsize>) {
+        let calls = Arc::new(AtomicUsize::new(0));
+        let counted = Arc::clone(&calls);
+        let lookup = move |name: String| -> io::Result<Vec<IpAddr>> {
+            if name == "coordinator.example" {
+                return Ok(vec![IpAddr::from([198, 41, 0, 4])]);
+            }
+            let call = counted.fetch_add(1, Ordering::Relaxed);
+            // The first try finds nothing.
+            let last = u8::try_from(call).unwrap();
+            if call == 0 {
+                Err(io::ErrorKind::NotFound.into())
+            } else {
+                Ok(vec![IpAddr::from([127, 0, 0, last])])
+            }
+        };
+        (Arc::new(move |name| Box::pin(std::future::ready(lookup(name)))), calls)
+    }
+
+    #[tokio::test]
+    async fn a_name_keeps_the_address_that_it_was_found_to_have_first() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let (lookup, calls) = rebinding();
+        let attempt = with(&[&format!("api.example:{port}")], &["127.0.0.0/8"], lookup);
+        let to: Destination = format!("api.example:{port}").parse().unwrap();
+        assert!(matches!(refused(&attempt, &to.to_string()).await, Refusal::Unresolved { .. }));
+        for spelling in ["api.example", "API.EXAMPLE", "api.example."] {
+            let to: Destination = format!("{spelling}:{port}").parse().unwrap();
+            let opened = attempt.open(&to).await.unwrap_or_else(|refusal| panic!("{refusal}"));
+            assert_eq!(opened.outside.peer_addr().unwrap().to_string(), format!("127.0.0.1:{port}"));
+        }
+        assert_eq!(calls.load(Ordering::Relaxed), 2);
+    }
+
+    #[tokio::test]
+    async fn tunnels_are_bounded_and_one_that_ends_makes_room() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let to = listener.local_addr().unwrap().to_string();
+        let attempt = attempt(&[&to], &["127.0.0.0/8"], FOUND);
+        let mut open = Vec::new();
+        for _ in 0..TUNNELS {
+            open.push(attempt.open(&to.parse().unwrap()).await.unwrap_or_else(|refusal| panic!("{refusal}")));
+        }
+        assert!(matches!(refused(&attempt, &to).await, Refusal::TooMany(_)));
+        open.pop();
+        assert!(attempt.open(&to.parse().unwrap()).await.is_ok());
+    }
+
+    #[tokio::test]
+    async fn names_without_end_are_not_remembered_without_end() {
+        let attempt = attempt(&["*.t.example"], &[], FOUND);
+        for n in 0..NAMES {
+            assert!(matches!(
+                refused(&attempt, &format!("n{n}.t.example:80")).await,
+                Refusal::Unresolved { .. }
+            ));
+        }
+        assert!(matches!(refused(&attempt, "one-more.t.example:80").await, Refusal::TooMany(_)));
+        assert!(matches!(refused(&attempt, "n0.t.example:80").await, Refusal::Unresolved { .. }));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_resolver_that_does_not_answer_is_not_waited_for_and_asked_no_more_than_it_can_take() {
+        let asked = Arc::new(AtomicUsize::new(0));
+        let counted = Arc::clone(&asked);
+        let silent: Lookup = Arc::new(move |_| {
+            counted.fetch_add(1, Ordering::Relaxed);
+            Box::pin(std::future::pending())
+        });
+        let attempt = with(&["*.t.example"], &[], silent);
+        for n in 0..LOOKUPS * 3 {
+            assert!(matches!(refused(&attempt, &format!("n{n}.t.example:80")).await, Refusal::Slow { .. }));
+        }
+        assert_eq!(asked.load(Ordering::Relaxed), LOOKUPS);
+    }
+
+    #[tokio::test]
+    async fn a_port_at_which_nobody_listens_is_told_as_that() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let to = listener.local_addr().unwrap().to_string();
+        drop(listener);
+        let attempt = attempt(&[&to], &["127.0.0.0/8"], FOUND);
+        assert!(matches!(refused(&attempt, &to).await, Refusal::Unreachable { .. }));
+    }
 }

@@ -6,6 +6,7 @@ use std::time::Duration;
 use tokio::sync::Mutex;
 use tokio::time::{Instant, timeout};
 
+use super::lookup::Lookup;
 use crate::NodeError;
 
 /// How long what its name resolved to is believed.
@@ -19,6 +20,7 @@ const REMEMBERED: usize = 256;
 pub(super) struct Coordinator {
     host: String,
     pub(super) port: u16,
+    lookup: Lookup,
     known: Mutex<Known>,
 }
 
@@ -29,26 +31,26 @@ struct Known {
 }
 
 impl Coordinator {
-    /// The coordinator at `url`.
+    /// The coordinator at `url`, whose name `lookup` resolves.
     ///
     /// # Errors
     /// If that names no host.
-    pub(super) fn at(url: &str) -> Result<Self, NodeError> {
+    pub(super) fn at(url: &str, lookup: Lookup) -> Result<Self, NodeError> {
         let wrong = |why: String| NodeError::Setting { setting: "--coordinator", why };
         let url = reqwest::Url::parse(url).map_err(|error| wrong(format!("is no address: {error}")))?;
         let host = url.host_str().ok_or_else(|| wrong("names no host".to_owned()))?;
         let host = host.trim_start_matches('[').trim_end_matches(']').to_owned();
         let port = url.port_or_known_default().ok_or_else(|| wrong("names no port".to_owned()))?;
-        Ok(Self { host, port, known: Mutex::default() })
+        Ok(Self { host, port, lookup, known: Mutex::default() })
     }
 
     /// Every address that its name has, or had since this node looked first. `None` where none was ever found.
     pub(super) async fn addresses(&self) -> Option<Vec<IpAddr>> {
         let mut known = self.known.lock().await;
         if known.resolved.is_none_or(|at| at.elapsed() >= FRESH) {
-            match timeout(LOOKUP, tokio::net::lookup_host((self.host.as_str(), self.port))).await {
+            match timeout(LOOKUP, (self.lookup)(self.host.clone())).await {
                 Ok(Ok(found)) => {
-                    for address in found.map(|found| found.ip().to_canonical()) {
+                    for address in found.into_iter().map(|address| address.to_canonical()) {
                         if !known.addresses.contains(&address) {
                             known.addresses.push(address);
                         }
@@ -67,6 +69,12 @@ impl Coordinator {
 
 #[cfg(test)]
 mod tests {
+    use std::io;
+    use std::net::Ipv4Addr;
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicU8, Ordering};
+
+    use super::super::lookup::by_system;
     use super::*;
 
     #[tokio::test]
@@ -76,16 +84,43 @@ mod tests {
             ("https://[::1]", "::1", 443),
             ("http://[::ffff:10.0.0.1]:80/path", "10.0.0.1", 80),
         ] {
-            let coordinator = Coordinator::at(url).unwrap();
+            let coordinator = Coordinator::at(url, by_system()).unwrap();
             assert_eq!(coordinator.addresses().await, Some(vec![address.parse().unwrap()]), "{url}");
             assert_eq!(coordinator.port, port, "{url}");
         }
-        assert!(Coordinator::at("unix:/run/x").is_err() && Coordinator::at("nowhere").is_err());
+        for url in ["unix:/run/x", "nowhere", ""] {
+            assert!(Coordinator::at(url, by_system()).is_err(), "{url}");
+        }
     }
 
     #[tokio::test]
     async fn without_an_address_of_the_coordinator_there_is_none_to_tell() {
-        let coordinator = Coordinator::at("http://no-such-name.invalid").unwrap();
+        let silent: Lookup = Arc::new(|_| Box::pin(async { Err(io::ErrorKind::NotFound.into()) }));
+        let coordinator = Coordinator::at("http://coordinator.example", silent).unwrap();
         assert_eq!(coordinator.addresses().await, None);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_address_that_the_coordinator_had_stays_refused() {
+        let calls = AtomicU8::new(0);
+        let changing: Lookup = Arc::new(move |_| {
+            let call = calls.fetch_add(1, Ordering::Relaxed);
+            let found = if call < 2 {
+                Ok(vec![Ipv4Addr::new(192, 0, 2, call).into()])
+            } else {
+                Err(io::ErrorKind::NotFound.into())
+            };
+            Box::pin(async { found })
+        });
+        let coordinator = Coordinator::at("http://coordinator.example", changing).unwrap();
+        for expected in [1, 2, 2] {
+            assert_eq!(coordinator.addresses().await.map(|found| found.len()), Some(expected));
+            assert_eq!(
+                coordinator.addresses().await.map(|found| found.len()),
+                Some(expected),
+                "believed for a while"
+            );
+            tokio::time::sleep(FRESH).await;
+        }
     }
 }

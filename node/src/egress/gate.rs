@@ -13,6 +13,7 @@ use tokio::time::timeout;
 use super::Refusal;
 use super::address::{Closed, is_closed, is_opened};
 use super::coordinator::Coordinator;
+use super::lookup::{Lookup, by_system};
 use crate::NodeError;
 use crate::settings::NodeSettings;
 
@@ -30,6 +31,7 @@ pub(crate) struct Gate {
     opened: Vec<IpNet>,
     forbidden: bool,
     coordinator: Coordinator,
+    lookup: Lookup,
     tunnels: Arc<Semaphore>,
     lookups: Arc<Semaphore>,
 }
@@ -40,10 +42,20 @@ impl Gate {
     /// # Errors
     /// If the coordinator's address is none.
     pub(crate) fn new(settings: &NodeSettings) -> Result<Self, NodeError> {
+        let forbidden = settings.egress.forbidden;
         Ok(Self {
-            opened: settings.egress.allow.clone(),
-            forbidden: settings.egress.forbidden,
-            coordinator: Coordinator::at(&settings.coordinator.url)?,
+            forbidden,
+            ..Self::with(&settings.coordinator.url, settings.egress.allow.clone(), by_system())?
+        })
+    }
+
+    /// The gate of a node of the coordinator at `url` whose operator opened `opened`, and where `lookup` resolves names.
+    pub(super) fn with(url: &str, opened: Vec<IpNet>, lookup: Lookup) -> Result<Self, NodeError> {
+        Ok(Self {
+            opened,
+            forbidden: false,
+            coordinator: Coordinator::at(url, Arc::clone(&lookup))?,
+            lookup,
             tunnels: Arc::new(Semaphore::new(TUNNELS)),
             lookups: Arc::new(Semaphore::new(LOOKUPS)),
         })
@@ -60,21 +72,21 @@ impl Gate {
         Arc::clone(&self.tunnels).try_acquire_owned().map_err(|_| all())
     }
 
-    /// The addresses of a name, at most [`ADDRESSES`]. `turn` is held until the resolver is done, however late that is.
+    /// The addresses of a name, at most [`ADDRESSES`], found in turn. A turn ends when the resolver is done, however late that is.
     pub(super) async fn resolve(
         &self,
         name: &str,
         to: &Destination,
-        turn: OwnedSemaphorePermit,
+        turns: &Arc<Semaphore>,
     ) -> Result<Vec<IpAddr>, Refusal> {
         let unresolved = |source| Refusal::Unresolved { to: to.clone(), source };
         let looked_up = async {
+            let turn = Arc::clone(turns).acquire_owned().await.map_err(io::Error::other)?;
             let shared = Arc::clone(&self.lookups).acquire_owned().await.map_err(io::Error::other)?;
-            let name = name.to_owned();
+            let found = (self.lookup)(name.to_owned());
             let lookup = tokio::spawn(async move {
                 let _turns = (turn, shared);
-                let found = tokio::net::lookup_host((name.as_str(), 0)).await?;
-                io::Result::Ok(found.map(|found| found.ip().to_canonical()).collect::<Vec<_>>())
+                found.await
             });
             lookup.await.map_err(io::Error::other)?
         };
@@ -141,4 +153,38 @@ fn is_own(address: IpAddr) -> bool {
         socket.local_addr()
     };
     address.is_loopback() || source().is_ok_and(|source: std::net::SocketAddr| source.ip() == address)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn beside_a_coordinator_on_this_machine_only_what_was_opened_is_reached() {
+        let check = async |opened: &[&str], to: &str| {
+            let opened = opened.iter().map(|range| range.parse().unwrap()).collect();
+            let gate = Gate::with("http://127.0.0.1:7070", opened, by_system()).unwrap();
+            let to: Destination = to.parse().unwrap();
+            let orca_proto::spec::Host::Address(address) = to.host else { panic!("{to} is no address") };
+            gate.check(&to, &[address]).await
+        };
+        for to in ["127.0.0.1:7070", "127.0.0.2:7070", "[::1]:7070"] {
+            let refused = check(&["127.0.0.0/8", "::1/128"], to).await;
+            assert!(matches!(refused, Err(Refusal::Coordinator(_))), "{to}: {refused:?}");
+            let refused = check(&["10.0.0.0/8"], to).await;
+            assert!(matches!(refused, Err(Refusal::Address { .. })), "{to}: {refused:?}");
+        }
+        check(&["127.0.0.0/8"], "127.0.0.1:7071").await.unwrap();
+        check(&[], "198.41.0.4:7070").await.unwrap();
+    }
+
+    #[test]
+    fn this_machines_addresses_are_known_from_those_of_others() {
+        for own in ["127.0.0.1", "127.255.0.1", "::1"] {
+            assert!(is_own(own.parse().unwrap()), "{own}");
+        }
+        for other in ["198.41.0.4", "2001:500:2::c", "255.255.255.255", "224.0.0.1"] {
+            assert!(!is_own(other.parse().unwrap()), "{other}");
+        }
+    }
 }

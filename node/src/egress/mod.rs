@@ -8,6 +8,7 @@ mod address;
 mod allowance;
 mod coordinator;
 mod gate;
+mod lookup;
 mod tunnel;
 
 use std::io;
