@@ -15,8 +15,8 @@ use tracing_subscriber::EnvFilter;
 
 use crate::settings::{read_range, role_name};
 use crate::{
-    Capacity, CoordinatorSettings, EgressSettings, IpNet, NodeError, NodeSettings, PlacementSettings,
-    RuntimeKind, RuntimeSettings, Secret, heartbeat,
+    Capacity, CoordinatorSettings, EgressSettings, NodeError, NodeSettings, PlacementSettings, RuntimeKind,
+    RuntimeSettings, Secret, heartbeat,
 };
 
 /// Threads of the daemon: it waits far more than it computes.
@@ -70,8 +70,8 @@ struct Arguments {
     no_egress: bool,
     /// Let tasks reach the hosts that they name in this range, too, such as 10.1.0.0/16; public addresses they always may,
     /// the coordinator and metadata services never. May be repeated, or separated by commas
-    #[arg(long, value_name = "CIDR", env = "ORCA_EGRESS_ALLOW", value_delimiter = ',', value_parser = read_range)]
-    egress_allow: Vec<IpNet>,
+    #[arg(long, value_name = "CIDR", env = "ORCA_EGRESS_ALLOW", value_delimiter = ',')]
+    egress_allow: Vec<String>,
     /// How much of input artifacts to keep for later attempts
     #[arg(long, env = "ORCA_CACHE_SIZE", default_value = "10GiB")]
     cache_size: Bytes,
@@ -143,6 +143,12 @@ fn settings(arguments: Arguments, role: Role, state_dir: PathBuf) -> Result<Node
         };
         labels.insert(key.to_owned(), value.to_owned());
     }
+    let ranges = arguments.egress_allow.iter().filter(|range| !range.is_empty()).map(|range| {
+        let wrong =
+            |why| NodeError::Setting { setting: "--egress-allow", why: format!("has {range:?}: {why}") };
+        read_range(range).map_err(wrong)
+    });
+    let allow = ranges.collect::<Result<_, _>>()?;
     let machine = Capacity::of_this_machine();
     let processors = std::thread::available_parallelism().map_or(1, usize::from);
     Ok(NodeSettings {
@@ -165,7 +171,7 @@ fn settings(arguments: Arguments, role: Role, state_dir: PathBuf) -> Result<Node
             allow_network: arguments.allow_network,
             cache_bytes: arguments.cache_size.0,
         },
-        egress: EgressSettings { forbidden: arguments.no_egress, allow: arguments.egress_allow },
+        egress: EgressSettings { forbidden: arguments.no_egress, allow },
         state_dir,
         drain_timeout: arguments.drain_timeout.get(),
         hurry: CancellationToken::new(),
