@@ -46,6 +46,22 @@ pub(super) fn is_closed(address: IpAddr, opened: &[IpNet]) -> Option<Closed> {
     (!why.may_open || !is_opened(address, opened)).then_some(why)
 }
 
+/// The host that `address` leads to: an IPv4 address can be reached in IPv6, too, through a translator (NAT64).
+pub(super) fn host_of(address: IpAddr) -> IpAddr {
+    match address.to_canonical() {
+        IpAddr::V6(address) => match address.segments() {
+            [0x64, 0xff9b, 0, 0, 0, 0, high, low] => embedded(high, low).into(),
+            _ => address.into(),
+        },
+        address @ IpAddr::V4(_) => address,
+    }
+}
+
+fn embedded(high: u16, low: u16) -> Ipv4Addr {
+    let ([a, b], [c, d]) = (high.to_be_bytes(), low.to_be_bytes());
+    Ipv4Addr::new(a, b, c, d)
+}
+
 /// Whether one of the ranges that were opened holds `address`.
 pub(super) fn is_opened(address: IpAddr, opened: &[IpNet]) -> bool {
     let address = address.to_canonical();
@@ -77,11 +93,7 @@ fn v6(address: Ipv6Addr) -> Option<Closed> {
         [0, 0, 0, 0, 0, 0, 0, 0] => never("has no address (::)"),
         [0, 0, 0, 0, 0, 0, 0, 1] => closed("has a loopback address"),
         // NAT64 with its well-known prefix, by which nodes without IPv4 reach public IPv4 hosts.
-        [0x64, 0xff9b, 0, 0, 0, 0, high, low] => {
-            let [a, b] = high.to_be_bytes();
-            let [c, d] = low.to_be_bytes();
-            v4(Ipv4Addr::new(a, b, c, d)).and(never(DISGUISE))
-        }
+        [0x64, 0xff9b, 0, 0, 0, 0, high, low] => v4(embedded(high, low)).and(never(DISGUISE)),
         // IPv4-compatible and everything else before the first /32; local NAT64; Teredo; 6to4; ISATAP.
         [0, 0, ..]
         | [0x64, 0xff9b, ..]

@@ -230,7 +230,13 @@ mod tests {
 
     #[tokio::test]
     async fn the_coordinator_is_refused_under_every_name_and_whatever_is_opened() {
-        let list = ["coordinator.example", "*.t.example", "198.41.0.4:22", "[2001:500:2::c]"];
+        let list = [
+            "coordinator.example",
+            "*.t.example",
+            "198.41.0.4:22",
+            "[2001:500:2::c]",
+            "[64:ff9b::c629:4]:80",
+        ];
         for opened in [&[][..], &["0.0.0.0/0", "::/0"]] {
             let attempt = attempt(&list, opened, FOUND);
             for to in [
@@ -239,6 +245,7 @@ mod tests {
                 "beside.t.example:443",
                 "198.41.0.4:22",
                 "[2001:500:2::c]:443",
+                "[64:ff9b::c629:4]:80",
             ] {
                 let refusal = refused(&attempt, to).await;
                 assert!(matches!(refusal, Refusal::Coordinator(_)), "{to}: {refusal}");

@@ -6,11 +6,14 @@ use std::time::Duration;
 use tokio::sync::Mutex;
 use tokio::time::{Instant, timeout};
 
+use super::address::host_of;
 use super::lookup::Lookup;
 use crate::NodeError;
 
 /// How long what its name resolved to is believed.
 const FRESH: Duration = Duration::from_secs(30);
+/// How long after a try that found nothing the next one is.
+const AGAIN: Duration = Duration::from_secs(5);
 /// How long resolving it may take.
 const LOOKUP: Duration = Duration::from_secs(5);
 /// Addresses that are remembered: those of names that change theirs all the time stay refused.
@@ -27,7 +30,8 @@ pub(super) struct Coordinator {
 #[derive(Default)]
 struct Known {
     addresses: Vec<IpAddr>,
-    resolved: Option<Instant>,
+    /// When to look again.
+    due: Option<Instant>,
 }
 
 impl Coordinator {
@@ -47,21 +51,24 @@ impl Coordinator {
     /// Every address that its name has, or had since this node looked first. `None` where none was ever found.
     pub(super) async fn addresses(&self) -> Option<Vec<IpAddr>> {
         let mut known = self.known.lock().await;
-        if known.resolved.is_none_or(|at| at.elapsed() >= FRESH) {
+        if known.due.is_none_or(|due| Instant::now() >= due) {
+            // Who waits behind a resolver that does not answer must not wait for each of those before it.
+            let mut pause = AGAIN;
             match timeout(LOOKUP, (self.lookup)(self.host.clone())).await {
                 Ok(Ok(found)) => {
-                    for address in found.into_iter().map(|address| address.to_canonical()) {
+                    for address in found.into_iter().map(host_of) {
                         if !known.addresses.contains(&address) {
                             known.addresses.push(address);
                         }
                     }
                     let excess = known.addresses.len().saturating_sub(REMEMBERED);
                     known.addresses.drain(..excess);
-                    known.resolved = Some(Instant::now());
+                    pause = FRESH;
                 }
                 Ok(Err(error)) => tracing::debug!(%error, "the coordinator's name cannot be resolved now"),
                 Err(_) => tracing::debug!("the coordinator's name cannot be resolved in time"),
             }
+            known.due = Some(Instant::now() + pause);
         }
         (!known.addresses.is_empty()).then(|| known.addresses.clone())
     }
@@ -113,7 +120,7 @@ mod tests {
             Box::pin(async { found })
         });
         let coordinator = Coordinator::at("http://coordinator.example", changing).unwrap();
-        for expected in [1, 2, 2] {
+        for expected in [1, 2, 2, 2] {
             assert_eq!(coordinator.addresses().await.map(|found| found.len()), Some(expected));
             assert_eq!(
                 coordinator.addresses().await.map(|found| found.len()),

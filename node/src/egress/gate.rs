@@ -11,7 +11,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::timeout;
 
 use super::Refusal;
-use super::address::{Closed, is_closed, is_opened};
+use super::address::{Closed, host_of, is_closed, is_opened};
 use super::coordinator::Coordinator;
 use super::lookup::{Lookup, by_system};
 use crate::NodeError;
@@ -117,7 +117,7 @@ impl Gate {
             if let Some(why) = is_closed(*address, &self.opened) {
                 return refuse(address, why);
             }
-            if is_own(*address) && !is_opened(*address, &self.opened) {
+            if is_own(host_of(*address)) && !is_opened(*address, &self.opened) {
                 return refuse(address, Closed::own_machine());
             }
         }
@@ -125,10 +125,11 @@ impl Gate {
         // On this very machine it can be reached by each of its addresses, and beside it are services that may be opened.
         let beside = coordinator.iter().copied().any(is_own);
         let is_coordinators = |address: &IpAddr| {
-            if is_own(*address) {
+            let host = host_of(*address);
+            if is_own(host) {
                 beside && to.port == self.coordinator.port
             } else {
-                coordinator.contains(address)
+                coordinator.contains(&host)
             }
         };
         match addresses.iter().find(|address| is_coordinators(address)) {

@@ -102,17 +102,39 @@ impl EgressRule {
         Ok(Self { host: Pattern::Only(read), port })
     }
 
+    /// Whether the entries `list` together cover whatever this one does.
+    pub(super) fn is_within(&self, list: &[Self]) -> bool {
+        let ports = self.port.map_or(USUAL_PORTS.to_vec(), |port| vec![port]);
+        ports
+            .iter()
+            .all(|port| list.iter().any(|other| other.has_port(*port) && other.host.includes(&self.host)))
+    }
+
+    fn has_port(&self, port: u16) -> bool {
+        self.port.map_or(USUAL_PORTS.contains(&port), |own| own == port)
+    }
+
     /// Whether the entry covers `destination`.
     #[must_use]
     pub fn covers(&self, destination: &Destination) -> bool {
-        let port = match self.port {
-            Some(port) => port == destination.port,
-            None => USUAL_PORTS.contains(&destination.port),
-        };
-        port && match (&self.host, &destination.host) {
-            (Pattern::Only(only), host) => only == host,
-            (Pattern::Below(end), Host::Name(name)) => name.len() > end.len() && name.ends_with(end.as_str()),
-            (Pattern::Below(_), Host::Address(_)) => false,
+        self.has_port(destination.port) && self.host.covers(&destination.host)
+    }
+}
+
+impl Pattern {
+    fn covers(&self, host: &Host) -> bool {
+        match (self, host) {
+            (Self::Only(only), host) => only == host,
+            (Self::Below(end), Host::Name(name)) => name.len() > end.len() && name.ends_with(end.as_str()),
+            (Self::Below(_), Host::Address(_)) => false,
+        }
+    }
+
+    fn includes(&self, other: &Self) -> bool {
+        match (self, other) {
+            (_, Self::Only(host)) => self.covers(host),
+            (Self::Below(end), Self::Below(deeper)) => deeper.ends_with(end.as_str()),
+            (Self::Only(_), Self::Below(_)) => false,
         }
     }
 }
