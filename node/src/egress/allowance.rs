@@ -1,6 +1,6 @@
 //! What one attempt may reach: its task's list, the addresses that its names were found to have, and how much of it at once.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -21,6 +21,8 @@ const TUNNELS: usize = 64;
 const LOOKUPS: usize = 4;
 /// Names that one attempt may reach in all: wildcards cover any number, and each is remembered.
 const NAMES: usize = 1_024;
+/// Hosts of one attempt of which the node's log tells that they were refused.
+const TOLD: usize = 64;
 /// How long a connection to one address may take, and to all addresses of a name together.
 const CONNECT: Duration = Duration::from_secs(8);
 const CONNECT_ALL: Duration = Duration::from_secs(20);
@@ -31,6 +33,8 @@ pub(crate) struct Allowance {
     rules: Vec<EgressRule>,
     /// What each name was found to be, once for the whole attempt: a name that changes its address changes nothing here.
     pins: Mutex<HashMap<String, Pin>>,
+    /// What was refused and logged.
+    told: Mutex<HashSet<Destination>>,
     tunnels: Arc<Semaphore>,
     lookups: Arc<Semaphore>,
     traffic: Arc<Traffic>,
@@ -66,6 +70,7 @@ impl Allowance {
             gate,
             rules: entries.iter().map(read).collect::<Result<_, _>>()?,
             pins: Mutex::default(),
+            told: Mutex::default(),
             tunnels: Arc::new(Semaphore::new(TUNNELS)),
             lookups: Arc::new(Semaphore::new(LOOKUPS)),
             traffic: Arc::default(),
@@ -92,6 +97,12 @@ impl Allowance {
         let outside = connect(to, &addresses).await?;
         self.traffic.tunnels.fetch_add(1, Ordering::Relaxed);
         Ok(Opened { outside, traffic: Arc::clone(&self.traffic), _turns: turns })
+    }
+
+    /// Whether the node's log is to tell that `to` was refused: once each, and not of hosts without end.
+    pub(crate) fn is_news(&self, to: &Destination) -> bool {
+        let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
+        told.len() < TOLD && told.insert(to.clone())
     }
 
     /// Says how much went through, if anything did.
@@ -323,6 +334,14 @@ mod tests {
         assert!(matches!(refused(&attempt, &to).await, Refusal::TooMany(_)));
         open.pop();
         assert!(attempt.open(&to.parse().unwrap()).await.is_ok());
+    }
+
+    #[tokio::test]
+    async fn the_nodes_log_cannot_be_filled_with_refusals() {
+        let attempt = attempt(&[], &[], FOUND);
+        let news = |n: u16| attempt.is_news(&format!("n.example:{n}").parse().unwrap());
+        assert!(news(1) && !news(1));
+        assert_eq!((1..=1_000).filter(|n| news(*n)).count(), TOLD - 1);
     }
 
     #[tokio::test]

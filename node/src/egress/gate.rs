@@ -109,10 +109,7 @@ impl Gate {
     /// Whether a task may be connected to `to` at these addresses: to all of them or to none. A name with addresses of both
     /// kinds is either a mistake or an attack.
     pub(super) async fn check(&self, to: &Destination, addresses: &[IpAddr]) -> Result<(), Refusal> {
-        let refuse = |address: &IpAddr, why: Closed| {
-            tracing::info!(%to, %address, "refused: it {}", why.text);
-            Err(Refusal::Address { to: to.clone(), why })
-        };
+        let refuse = |at: &IpAddr, why| Err(Refusal::Address { to: to.clone(), at: *at, why });
         for address in addresses {
             if let Some(why) = is_closed(*address, &self.opened) {
                 return refuse(address, why);
@@ -132,13 +129,7 @@ impl Gate {
                 coordinator.contains(&host)
             }
         };
-        match addresses.iter().find(|address| is_coordinators(address)) {
-            Some(address) => {
-                tracing::info!(%to, %address, "refused: it is the coordinator");
-                Err(Refusal::Coordinator(to.clone()))
-            }
-            None => Ok(()),
-        }
+        if addresses.iter().any(is_coordinators) { Err(Refusal::Coordinator(to.clone())) } else { Ok(()) }
     }
 }
 

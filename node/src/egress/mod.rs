@@ -12,6 +12,7 @@ mod lookup;
 mod tunnel;
 
 use std::io;
+use std::net::IpAddr;
 
 use orca_proto::spec::Destination;
 
@@ -29,7 +30,9 @@ pub(crate) enum Refusal {
     Address {
         /// What was asked for.
         to: Destination,
-        /// What its address is.
+        /// Its address. Not for the container to know.
+        at: IpAddr,
+        /// What that is.
         why: address::Closed,
     },
     /// It is the coordinator.
@@ -65,4 +68,14 @@ pub(crate) enum Refusal {
     /// Without knowing where the coordinator is, nothing can be said not to be it.
     #[error("the node cannot tell just now where its coordinator is, and so connects to nothing; try again")]
     Blind,
+}
+
+impl Refusal {
+    /// The address for which a host was refused.
+    pub(crate) const fn address(&self) -> Option<IpAddr> {
+        match self {
+            Self::Address { at, .. } => Some(*at),
+            _ => None,
+        }
+    }
 }

@@ -145,7 +145,9 @@ async fn a_tunnel_needs_the_token_an_upgrade_and_a_host_in_its_one_reading() {
         assert_eq!(kind(&inside.send("GET", &path, &headers, b"").await), Kind::Unauthenticated);
     }
     let token = format!("authorization: Bearer {}\r\n", inside.token);
-    for headers in ["", "upgrade: websocket\r\n", "connection: upgrade\r\nupgrade: h2c\r\n"] {
+    for headers in
+        ["", "upgrade: orca-tunnel\r\n", "upgrade: websocket\r\n", "connection: upgrade\r\nupgrade: h2c\r\n"]
+    {
         let answer = inside.send("GET", &path, &format!("{token}{headers}"), b"").await;
         assert_eq!(kind(&answer), Kind::Malformed, "{headers}");
     }

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, Request, State};
-use axum::http::StatusCode;
 use axum::http::header::{CONNECTION, UPGRADE};
+use axum::http::{HeaderMap, HeaderName, StatusCode};
 use axum::response::{IntoResponse, Response};
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
@@ -33,21 +33,32 @@ pub(super) async fn tunnel(
     let to = to.map(|Path(to)| to).unwrap_or_default();
     let to: Destination =
         to.parse().map_err(|why| ApiProblem::new(Kind::Malformed, format!("the host and its port {why}")))?;
-    let wanted = request.headers().get(UPGRADE).and_then(|value| value.to_str().ok());
-    if wanted != Some(TUNNEL) {
+    if !names(request.headers(), &CONNECTION, "upgrade") || !names(request.headers(), &UPGRADE, TUNNEL) {
         let detail = format!("ask with `Connection: upgrade` and `Upgrade: {TUNNEL}`");
         return Err(ApiProblem::new(Kind::Malformed, detail));
     }
     let opened = tokio::select! {
-        opened = allowance.open(&to) => opened.map_err(problem)?,
+        opened = allowance.open(&to) => opened.map_err(|refusal| {
+            if allowance.is_news(&to) {
+                let of = session.lease.lease;
+                tracing::info!(task = %of.task, token = %of.token, address = ?refusal.address(), "egress: {refusal}");
+            }
+            problem(refusal)
+        })?,
         () = over(&session) => {
             return Err(ApiProblem::new(Kind::LeaseLost, "the node lost the lease of this attempt"));
         }
     };
-    tracing::debug!(%to, "a tunnel is open");
+    tracing::debug!(task = %session.lease.lease.task, %to, "a tunnel is open");
     let upgrade = hyper::upgrade::on(request);
     tokio::spawn(carry(Arc::clone(&session), upgrade, opened));
     Ok((StatusCode::SWITCHING_PROTOCOLS, [(CONNECTION, "upgrade"), (UPGRADE, TUNNEL)]).into_response())
+}
+
+/// Whether one of the values of `header` is `value`.
+fn names(headers: &HeaderMap, header: &HeaderName, value: &str) -> bool {
+    let values = headers.get_all(header).iter().filter_map(|value| value.to_str().ok());
+    values.flat_map(|values| values.split(',')).any(|one| one.trim().eq_ignore_ascii_case(value))
 }
 
 /// Carries for no longer than the attempt lives.
