@@ -194,3 +194,23 @@ impl NodeSettings {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_range_is_cidr_or_one_address() {
+        for (text, range) in [
+            ("10.1.0.0/16", "10.1.0.0/16"),
+            ("10.1.2.3", "10.1.2.3/32"),
+            ("fd12::/48", "fd12::/48"),
+            ("::1", "::1/128"),
+        ] {
+            assert_eq!(read_range(text).map(|range| range.to_string()).as_deref(), Ok(range));
+        }
+        for wrong in ["", "10.1.0.0/33", "10.1/16", "example.com", "10.0.0.0-10.0.0.9", "fe80::1%eth0"] {
+            assert!(read_range(wrong).is_err(), "{wrong}");
+        }
+    }
+}
