@@ -9,12 +9,14 @@
 //! Exit codes of the verbs: 0 done; 1 the node refused (its reason is on standard error); 2 wrong usage, or a file that
 //! cannot be read; 3 no node could be reached, or a signal did not come in time.
 //!
-//! Architecture invariant: the agent talks to its node over one unix socket and to nobody else, and holds no credential
+//! Architecture invariant: the agent talks to its node over one unix socket and to nobody else (what it carries for programs goes
+//! to the node, too), and holds no credential
 //! but that socket's token.
 
 mod attempt_dir;
 mod command;
 mod contact;
+mod egress;
 mod logs;
 mod node_client;
 mod oom;

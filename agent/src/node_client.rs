@@ -8,11 +8,13 @@ use bytes::Bytes;
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::{Body, Incoming};
 use hyper::client::conn::http1;
-use hyper::{Method, Request, Response, header};
+use hyper::upgrade::Upgraded;
+use hyper::{Method, Request, Response, StatusCode, header};
 use hyper_util::rt::TokioIo;
-use orca_proto::agent::files;
+use orca_proto::agent::{TUNNEL, files, routes};
 use orca_proto::limits;
 use orca_proto::problem::{Kind, Problem};
+use orca_proto::spec::Destination;
 
 use crate::attempt_dir::{AttemptDir, Token};
 use crate::socket;
@@ -94,10 +96,7 @@ impl NodeClient {
         };
         match tokio::time::timeout(limit, exchange).await {
             Ok(answer) => answer,
-            Err(_) => Err(self.unreachable(io::Error::new(
-                io::ErrorKind::TimedOut,
-                format!("no answer within {} s", limit.as_secs_f64()),
-            ))),
+            Err(_) => Err(self.unreachable(silent(limit))),
         }
     }
 
@@ -125,24 +124,63 @@ impl NodeClient {
             request = request.header(header::CONTENT_TYPE, media);
         }
         let request = request.body(body).map_err(|error| CallError::Unreadable(error.to_string()))?;
+        let response = self.send(request).await?;
+        if response.status().is_success() { Ok(response) } else { Err(refused(response).await) }
+    }
+
+    /// A connection to a host outside, through the node.
+    ///
+    /// # Errors
+    /// [`CallError`]; an answer that takes longer than `limit` counts as unreachable.
+    pub(crate) async fn tunnel(&self, to: &Destination, limit: Duration) -> Result<Upgraded, CallError> {
+        let opened = async {
+            let request = Request::get(format!("{}/{to}", routes::EGRESS))
+                .header(header::HOST, "node")
+                .header(header::AUTHORIZATION, self.token.header())
+                .header(header::CONNECTION, "upgrade")
+                .header(header::UPGRADE, TUNNEL)
+                .body(Full::<Bytes>::default())
+                .map_err(|error| CallError::Unreadable(error.to_string()))?;
+            let response = self.send(request).await?;
+            let status = response.status();
+            if status == StatusCode::SWITCHING_PROTOCOLS {
+                let upgraded = hyper::upgrade::on(response).await;
+                return upgraded.map_err(|error| self.unreachable(io::Error::other(error)));
+            }
+            Err(refused(response).await)
+        };
+        match tokio::time::timeout(limit, opened).await {
+            Ok(opened) => opened,
+            Err(_) => Err(self.unreachable(silent(limit))),
+        }
+    }
+
+    async fn send<B>(&self, request: Request<B>) -> Result<Response<Incoming>, CallError>
+    where
+        B: Body<Data = Bytes> + Send + 'static,
+        B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+    {
         let stream = socket::connect(&self.socket).await.map_err(|error| self.unreachable(error))?;
         let (mut sender, connection) = http1::handshake(TokioIo::new(stream))
             .await
             .map_err(|error| self.unreachable(io::Error::other(error)))?;
-        tokio::spawn(connection);
-        let response =
-            sender.send_request(request).await.map_err(|error| self.unreachable(io::Error::other(error)))?;
-        if response.status().is_success() {
-            return Ok(response);
-        }
-        let status = response.status().as_u16();
-        let text = read(response.into_body(), LONGEST_PROBLEM).await.unwrap_or_default();
-        Err(CallError::Refused(Box::new(problem(status, &text))))
+        tokio::spawn(connection.with_upgrades());
+        sender.send_request(request).await.map_err(|error| self.unreachable(io::Error::other(error)))
     }
 
     fn unreachable(&self, source: io::Error) -> CallError {
         CallError::Unreachable { socket: self.socket.clone(), source }
     }
+}
+
+fn silent(limit: Duration) -> io::Error {
+    io::Error::new(io::ErrorKind::TimedOut, format!("no answer within {} s", limit.as_secs_f64()))
+}
+
+async fn refused(response: Response<Incoming>) -> CallError {
+    let status = response.status().as_u16();
+    let text = read(response.into_body(), LONGEST_PROBLEM).await.unwrap_or_default();
+    CallError::Refused(Box::new(problem(status, &text)))
 }
 
 async fn read(body: Incoming, most: usize) -> io::Result<Bytes> {

@@ -286,7 +286,7 @@ fn exit_of(problem: &Problem) -> Exit {
         | Kind::PlanInvalid
         | Kind::BodyTooLarge
         | Kind::UnsupportedMediaType => Exit::Invalid,
-        Kind::Unauthenticated | Kind::Forbidden => Exit::NotAllowed,
+        Kind::Unauthenticated | Kind::Forbidden | Kind::EgressRefused => Exit::NotAllowed,
         Kind::NotFound => Exit::NotFound,
         Kind::Conflict
         | Kind::NotAwaited
@@ -298,6 +298,7 @@ fn exit_of(problem: &Problem) -> Exit {
         | Kind::TooManyRequests
         | Kind::QuotaExceeded
         | Kind::Internal
+        | Kind::Unreachable
         | Kind::Timeout => Exit::Other,
         Kind::Unknown => match problem.status {
             400 | 413 | 415 | 422 => Exit::Invalid,

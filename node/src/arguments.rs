@@ -13,10 +13,10 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use tracing_subscriber::EnvFilter;
 
-use crate::settings::role_name;
+use crate::settings::{read_range, role_name};
 use crate::{
-    Capacity, CoordinatorSettings, NodeError, NodeSettings, PlacementSettings, RuntimeKind, RuntimeSettings,
-    Secret, heartbeat,
+    Capacity, CoordinatorSettings, EgressSettings, NodeError, NodeSettings, PlacementSettings, RuntimeKind,
+    RuntimeSettings, Secret, heartbeat,
 };
 
 /// Threads of the daemon: it waits far more than it computes.
@@ -66,6 +66,13 @@ struct Arguments {
     /// Let tasks ask for an open network
     #[arg(long, env = "ORCA_ALLOW_NETWORK", num_args = 0..=1, default_value = "false", default_missing_value = "true")]
     allow_network: bool,
+    /// Reject tasks that name hosts to reach (network egress)
+    #[arg(long, env = "ORCA_NO_EGRESS", num_args = 0..=1, default_value = "false", default_missing_value = "true")]
+    no_egress: bool,
+    /// Let tasks reach the hosts that they name in this range, too, such as 10.1.0.0/16; public addresses they always may,
+    /// the coordinator and metadata services never. May be repeated, or separated by commas
+    #[arg(long, value_name = "CIDR", env = "ORCA_EGRESS_ALLOW", value_delimiter = ',')]
+    egress_allow: Vec<String>,
     /// How much of input artifacts to keep for later attempts
     #[arg(long, env = "ORCA_CACHE_SIZE", default_value = "10GiB")]
     cache_size: Bytes,
@@ -140,6 +147,12 @@ fn settings(arguments: Arguments, role: Role, state_dir: PathBuf) -> Result<Node
         };
         labels.insert(key.to_owned(), value.to_owned());
     }
+    let ranges = arguments.egress_allow.iter().filter(|range| !range.is_empty()).map(|range| {
+        let wrong =
+            |why| NodeError::Setting { setting: "--egress-allow", why: format!("has {range:?}: {why}") };
+        read_range(range).map_err(wrong)
+    });
+    let allow = ranges.collect::<Result<_, _>>()?;
     let machine = Capacity::of_this_machine();
     let processors = std::thread::available_parallelism().map_or(1, usize::from);
     Ok(NodeSettings {
@@ -163,6 +176,7 @@ fn settings(arguments: Arguments, role: Role, state_dir: PathBuf) -> Result<Node
             cache_bytes: arguments.cache_size.0,
             min_disk: arguments.min_disk.0,
         },
+        egress: EgressSettings { forbidden: arguments.no_egress, allow },
         state_dir,
         drain_timeout: arguments.drain_timeout.get(),
         hurry: CancellationToken::new(),

@@ -3,6 +3,7 @@
 //! Layout, from the outside in:
 //! - [`settings`]: what a daemon is told; [`arguments`] reads it from the command line and the environment.
 //! - `daemon`: registration, the claim loop, the renew loop, the drain. Knows nothing of containers.
+//! - `egress`: which hosts an attempt may reach, and the connections to them.
 //! - `attempt`: one attempt from its grant to its report: prepare, serve its socket, watch, judge, settle.
 //! - `files`: input artifacts, fetched once, verified, unpacked with suspicion.
 //! - `runtime`: one trait over what runs containers; only `runtime::docker` knows the Docker API.
@@ -14,6 +15,7 @@
 pub mod arguments;
 mod attempt;
 mod daemon;
+mod egress;
 mod error;
 mod files;
 mod heartbeat;
@@ -27,7 +29,8 @@ use tokio_util::sync::CancellationToken;
 
 pub use error::NodeError;
 pub use settings::{
-    Capacity, CoordinatorSettings, NodeSettings, PlacementSettings, RuntimeKind, RuntimeSettings, Secret,
+    Capacity, CoordinatorSettings, EgressSettings, IpNet, NodeSettings, PlacementSettings, RuntimeKind,
+    RuntimeSettings, Secret,
 };
 
 /// Runs a node until `shutdown` is cancelled, and then until it has drained.

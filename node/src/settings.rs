@@ -9,10 +9,14 @@ use orca_proto::limits;
 use orca_proto::spec::Role;
 
 use crate::NodeError;
+pub use ipnet::IpNet;
 use tokio_util::sync::CancellationToken;
 
 /// Attempts that a node may run at once.
 pub const MOST_SLOTS: u32 = orca_proto::client::worker::MOST_SLOTS;
+
+/// Ranges that an operator may open.
+const RANGES: usize = 256;
 
 /// Everything that a node is told.
 #[derive(Clone, Debug)]
@@ -25,6 +29,8 @@ pub struct NodeSettings {
     pub placement: PlacementSettings,
     /// How it runs it.
     pub runtime: RuntimeSettings,
+    /// What its tasks may reach.
+    pub egress: EgressSettings,
     /// Where it keeps its files; one daemon per directory. `--state-dir`, `ORCA_STATE_DIR`; default
     /// `/var/lib/orca/ROLE` for root, else `~/.local/state/orca/ROLE`.
     pub state_dir: PathBuf,
@@ -102,6 +108,27 @@ pub struct RuntimeSettings {
     pub min_disk: u64,
 }
 
+/// What tasks that name hosts (`network: {egress: [...]}`) may reach.
+#[derive(Clone, Debug, Default)]
+pub struct EgressSettings {
+    /// Reject every task that names hosts. `--no-egress`, `ORCA_NO_EGRESS`; default false.
+    pub forbidden: bool,
+    /// Ranges that such tasks may reach beside public addresses, for services of the operator's own; at most 256. What is in
+    /// them is still reached only by tasks that name it. The coordinator, link-local addresses and metadata services stay closed.
+    /// `--egress-allow`, `ORCA_EGRESS_ALLOW`.
+    pub allow: Vec<IpNet>,
+}
+
+/// Reads a range of `--egress-allow`: CIDR, or one address.
+///
+/// # Errors
+/// What would be right.
+pub fn read_range(text: &str) -> Result<IpNet, String> {
+    let one = || text.parse::<std::net::IpAddr>().map(IpNet::from);
+    let range = text.parse().or_else(|_| one());
+    range.map_err(|_| "not a range of addresses such as 10.1.0.0/16 or fd12::/48, nor an address".to_owned())
+}
+
 /// The kinds of runtime.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub enum RuntimeKind {
@@ -159,6 +186,9 @@ impl NodeSettings {
         if self.placement.labels.len() > limits::LABELS {
             return wrong("--label", "may be given at most 32 times");
         }
+        if self.egress.allow.len() > RANGES {
+            return wrong("--egress-allow", "may be given at most 256 times");
+        }
         if let Some(capacity) = self.placement.capacity {
             if !(0.01..=1e6).contains(&capacity.cpus) {
                 return wrong("--cpus", "must lie between 0.01 and 1,000,000");
@@ -168,5 +198,25 @@ impl NodeSettings {
             }
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_range_is_cidr_or_one_address() {
+        for (text, range) in [
+            ("10.1.0.0/16", "10.1.0.0/16"),
+            ("10.1.2.3", "10.1.2.3/32"),
+            ("fd12::/48", "fd12::/48"),
+            ("::1", "::1/128"),
+        ] {
+            assert_eq!(read_range(text).map(|range| range.to_string()).as_deref(), Ok(range));
+        }
+        for wrong in ["", "10.1.0.0/33", "10.1/16", "example.com", "10.0.0.0-10.0.0.9", "fe80::1%eth0"] {
+            assert!(read_range(wrong).is_err(), "{wrong}");
+        }
     }
 }

@@ -49,6 +49,10 @@ pub mod routes {
     pub const SIGNALS: &str = "/v1/signals";
     /// `GET` → [`crate::attempt::Dependencies`].
     pub const DEPENDENCIES: &str = "/v1/dependencies";
+    /// `GET /v1/egress/{host}:{port}` with `Connection: upgrade` and `Upgrade:` [`super::TUNNEL`] → 101, and then the bytes
+    /// of a connection to that host, in both directions. 403 `egress-refused` where the task may not reach it, 502
+    /// `unreachable`, 504 `timeout`, 429 where too many are open.
+    pub const EGRESS: &str = "/v1/egress";
     /// `POST` [`super::AgentReport`] → 204 once the node has it on disk. The agent only.
     pub const REPORT: &str = "/v1/report";
     /// `GET` on `agent.sock` → [`super::Health`].
@@ -56,6 +60,9 @@ pub mod routes {
     /// `POST` [`super::Stop`] on `agent.sock` → 202.
     pub const CANCELLATION: &str = "/v1/cancellation";
 }
+
+/// What a connection on `node.sock` becomes once it is a tunnel to a host outside.
+pub const TUNNEL: &str = "orca-tunnel";
 
 /// Environment variables of the task's program (and, `DIR` alone, of the agent).
 pub mod env {
@@ -143,6 +150,9 @@ pub struct Brief {
     /// The input artifacts, under `files/`.
     #[serde(default)]
     pub artifacts: Vec<InputArtifact>,
+    /// Whether the task may reach hosts by the node's tunnels, so that the agent offers a proxy. Which hosts, the node knows.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub egress: bool,
     /// Whether `in/dependencies.json` is there.
     pub has_dependencies: bool,
     /// How long the program may run.

@@ -22,6 +22,8 @@ pub const NESTING: usize = 64;
 pub const ARTIFACT: u64 = 16 << 30;
 /// Artifacts that one attempt may keep.
 pub const ARTIFACTS_PER_ATTEMPT: i64 = 1_000;
+/// Entries in the list of what one task may reach.
+pub const EGRESS: usize = 64;
 /// Input artifacts of one task.
 pub const INPUT_ARTIFACTS: usize = 16;
 /// One log line, in bytes of UTF-8; a longer one is split by the agent.

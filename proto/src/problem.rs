@@ -104,6 +104,8 @@ kinds! {
     Unauthenticated = "urn:orca:problem:unauthenticated", 401, "No valid token";
     /// A valid token whose role does not allow this.
     Forbidden = "urn:orca:problem:forbidden", 403, "The token does not allow this";
+    /// The attempt asked for a host that its task does not name, or that no task may reach.
+    EgressRefused = "urn:orca:problem:egress-refused", 403, "The task may not reach this";
     /// Absent, or another namespace's.
     NotFound = "urn:orca:problem:not-found", 404, "Not found";
     /// The path exists, the method does not.
@@ -128,6 +130,8 @@ kinds! {
     QuotaExceeded = "urn:orca:problem:quota-exceeded", 429, "The namespace's quota is used up";
     /// A fault of the server's own; the request id is in its log.
     Internal = "urn:orca:problem:internal", 500, "Internal error";
+    /// The host that an attempt asked for cannot be resolved or does not accept a connection.
+    Unreachable = "urn:orca:problem:unreachable", 502, "The host cannot be reached";
     /// The database or the engine does not answer, or the server is going down; try again.
     Unavailable = "urn:orca:problem:unavailable", 503, "Temporarily unavailable";
     /// The request took longer than the server allows.

@@ -18,12 +18,14 @@ use crate::problem::FieldError;
 
 pub(crate) mod check;
 mod container;
+mod egress;
 mod placement;
 mod retry;
 mod waits;
 
 pub use check::{holds_nul, is_valid_name, nests_deeper_than};
 pub use container::{ContainerSpec, InputArtifact, Network, Pull, Resources};
+pub use egress::{Destination, EgressRule, Host, USUAL_PORTS};
 pub use placement::meets;
 pub use retry::{Backoff, Retry, RetryOn, Timeouts};
 pub use waits::{Approval, OnTimeout, Unique, UniqueWhile, WaitFor};
@@ -228,6 +230,8 @@ mod tests {
             r#"{"container":{"image":"x"}}"#,
             r#"{"queue":"q","container":{"image":"x"},"input":1,"resources":{"cpus":2.0}}"#,
             r#"{"container":{"image":"x"},"retry":{"max_attempts":1,"backoff":{"initial":"5s"}},"timeouts":{"grace":"0s"}}"#,
+            r#"{"container":{"image":"x"},"network":"open"}"#,
+            r#"{"container":{"image":"x"},"network":{"egress":["example.com"]}}"#,
             r#"{"container":{"image":"x"},"retry":{"retry_on":[]},"unique":{"key":"k"},"approval":{},"wait_for":[{"signal":"s"}]}"#,
         ] {
             let task: NewTask = serde_json::from_str(text).unwrap();
@@ -245,7 +249,7 @@ mod tests {
         task.timeouts.heartbeat = Some(Span::secs(5));
         task.on_child_failure = OnChildFailure::Continue;
         task.on_dependency_failure = OnDependencyFailure::Run;
-        task.network = Network::Open;
+        task.network = Network::Egress(vec!["api.example.com".to_owned(), "*.example.com:8443".to_owned()]);
         let text = serde_json::to_string(&task).unwrap();
         assert_eq!(serde_json::from_str::<NewTask>(&text).unwrap(), task);
     }
@@ -257,6 +261,9 @@ mod tests {
             r#"{"container":{"image":"x"},"unique":{"key":"k","during":"open"}}"#,
             r#"{"container":{"image":"x"},"approval":{"prompts":"?"}}"#,
             r#"{"container":{"image":"x"},"retry":{"exit_code":[1]}}"#,
+            r#"{"container":{"image":"x"},"network":{"egres":["a"]}}"#,
+            r#"{"container":{"image":"x"},"network":{"egress":["a"],"open":null}}"#,
+            r#"{"container":{"image":"x"},"network":"egress"}"#,
         ] {
             assert!(serde_json::from_str::<NewTask>(text).is_err(), "{text}");
         }

@@ -8,6 +8,7 @@ mod program;
 mod signals;
 
 use std::io;
+use std::net::SocketAddr;
 use std::pin::Pin;
 use std::process::ExitStatus;
 use std::sync::Arc;
@@ -32,7 +33,7 @@ use crate::logs::{self, LogQueue};
 use crate::node_client::{CallError, NodeClient};
 use crate::oom::KillCount;
 use crate::server::{self, Desk};
-use crate::{reap, report, socket};
+use crate::{egress, reap, report, socket};
 
 /// How long to look for a node before there has been any contact.
 const CONNECT: Duration = Duration::from_secs(60);
@@ -104,6 +105,7 @@ struct Attempt {
     stops: mpsc::Receiver<Stop>,
     signals: Signals,
     until_gone: UntilGone,
+    egress: Option<egress::Served>,
 }
 
 /// Runs the attempt of `dir`.
@@ -121,11 +123,21 @@ pub(crate) async fn run(dir: AttemptDir) -> Result<(), AgentError> {
     tokio::spawn(server::serve(listener, Arc::clone(&desk)));
     let client = NodeClient::new(&dir, token);
     let brief = get_brief(&client, &mut signals).await?;
+    // Before the program, which finds its address in the environment.
+    let egress = if brief.egress {
+        let served = egress::serve(client.clone()).await;
+        Some(served.map_err(|source| AgentError::Machine {
+            what: "cannot offer the program a proxy on its loopback",
+            source,
+        })?)
+    } else {
+        None
+    };
     let contact = Arc::new(Contact::new(client));
     let orphan_after = brief.orphan_after.get();
     let watched = Arc::clone(&contact);
     let until_gone = Box::pin(async move { watched.until_gone(orphan_after).await });
-    Attempt { dir, brief, contact, desk, stops, signals, until_gone }.run().await
+    Attempt { dir, brief, contact, desk, stops, signals, until_gone, egress }.run().await
 }
 
 async fn get_brief(client: &NodeClient, signals: &mut Signals) -> Result<Brief, AgentError> {
@@ -154,7 +166,7 @@ async fn terminated(signals: &mut Signals) {
 impl Attempt {
     async fn run(mut self) -> Result<(), AgentError> {
         let kills = KillCount::begin();
-        let program = match program::start(&self.brief, &self.dir) {
+        let program = match program::start(&self.brief, &self.dir, self.proxy()) {
             Ok(program) => program,
             Err(StartError::Rejected(reason)) => {
                 return self.settle(Outcome::Rejected { reason }, None).await;
@@ -177,6 +189,11 @@ impl Attempt {
 
         let mut ending = Ending::default();
         let status = self.attend(pid, limit, &mut ending, &queue).await;
+        if let Some(mut egress) = self.egress.take() {
+            while let Ok(note) = egress.notes.try_recv() {
+                queue.note(note);
+            }
+        }
         let oom = kills.rose();
         reap::sweep(pid).await;
         self.desk.set_pid(0);
@@ -222,6 +239,10 @@ impl Attempt {
                     // Another node may run the task already.
                     (Why::Gone(gone), if gone == Gone::LeaseLost { Duration::ZERO } else { grace })
                 }
+                Some(note) = next_note(&mut self.egress) => {
+                    queue.note(note);
+                    continue;
+                }
                 () = sleep_until(kill_at.unwrap_or(limit)), if kill_at.is_some() => {
                     killed = true;
                     reap::signal(pid, Signal::KILL);
@@ -235,6 +256,10 @@ impl Attempt {
                 reap::signal(pid, Signal::CONT);
             }
         }
+    }
+
+    fn proxy(&self) -> Option<SocketAddr> {
+        self.egress.as_ref().map(|egress| egress.address)
     }
 
     /// Puts the report on disk, then delivers what is still under way, then the report.
@@ -281,6 +306,14 @@ impl Deliveries {
         for task in self.readers.into_iter().chain([self.started, self.shipped]) {
             let _ = task.await;
         }
+    }
+}
+
+/// What the proxy has to say, where there is one.
+async fn next_note(egress: &mut Option<egress::Served>) -> Option<String> {
+    match egress {
+        Some(egress) => egress.notes.recv().await,
+        None => std::future::pending().await,
     }
 }
 

@@ -3,6 +3,7 @@
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::io;
+use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
@@ -46,11 +47,15 @@ pub(crate) enum StartError {
     },
 }
 
-/// Starts the program of `brief`.
+/// Starts the program of `brief`, which finds `proxy` in its environment.
 ///
 /// # Errors
 /// [`StartError`].
-pub(crate) fn start(brief: &Brief, dir: &AttemptDir) -> Result<Program, StartError> {
+pub(crate) fn start(
+    brief: &Brief,
+    dir: &AttemptDir,
+    proxy: Option<SocketAddr>,
+) -> Result<Program, StartError> {
     let Some((name, arguments)) = brief.command.split_first() else {
         return Err(StartError::Rejected("the task has no command, and the image none either".to_owned()));
     };
@@ -65,6 +70,7 @@ pub(crate) fn start(brief: &Brief, dir: &AttemptDir) -> Result<Program, StartErr
         .arg0(name)
         .args(arguments)
         .current_dir(&workdir)
+        .envs(proxy.map(|proxy| proxy_variables(brief, proxy)).unwrap_or_default())
         .envs(&brief.env)
         .envs(variables(brief, dir, &agent))
         .env("PATH", &path)
@@ -112,6 +118,19 @@ fn variables(brief: &Brief, dir: &AttemptDir, agent: &Path) -> Vec<(&'static str
         variables.push((env::DEPENDENCIES, dir.path(files::DEPENDENCIES).into()));
     }
     variables
+}
+
+/// The variables by which HTTP clients find a proxy, in both spellings, without those of which the task itself sets one.
+fn proxy_variables(brief: &Brief, proxy: SocketAddr) -> Vec<(String, String)> {
+    let url = format!("http://{proxy}");
+    let none = "localhost,127.0.0.1,::1";
+    [("HTTP_PROXY", url.as_str()), ("HTTPS_PROXY", &url), ("ALL_PROXY", &url), ("NO_PROXY", none)]
+        .into_iter()
+        .filter(|(name, _)| !brief.env.keys().any(|own| own.eq_ignore_ascii_case(name)))
+        .flat_map(|(name, value)| {
+            [name.to_owned(), name.to_ascii_lowercase()].map(|name| (name, value.to_owned()))
+        })
+        .collect()
 }
 
 /// The agent in the attempt's directory, or, where the runtime puts none there, this very program.

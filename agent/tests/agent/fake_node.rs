@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::convert::Infallible;
+use std::net::SocketAddr;
 use std::os::unix::process::ExitStatusExt;
 use std::path::PathBuf;
 use std::process::{ExitStatus, Output, Stdio};
@@ -14,7 +15,7 @@ use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper::{Method, Request, Response};
 use hyper_util::rt::TokioIo;
-use orca_proto::agent::{AgentReport, Brief, Health, Started, files, routes};
+use orca_proto::agent::{AgentReport, Brief, Health, Started, TUNNEL, files, routes};
 use orca_proto::artifact::Artifact;
 use orca_proto::attempt::{Children, Received};
 use orca_proto::duration::Span;
@@ -26,7 +27,7 @@ use orca_proto::spec::Role;
 use orca_proto::task::{Outcome, Progress};
 use rustix::process::{Pid, Signal};
 use serde_json::Value;
-use tokio::net::{UnixListener, UnixStream};
+use tokio::net::{TcpStream, UnixListener, UnixStream};
 use tokio::process::{Child, Command};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
@@ -54,6 +55,10 @@ pub(crate) struct Told {
     pub(crate) signals: BTreeMap<String, Value>,
     /// The paths and queries of the waits for signals.
     pub(crate) awaited: Vec<String>,
+    /// What hosts (with their ports) there are outside. All others are refused.
+    pub(crate) outside: BTreeMap<String, Result<SocketAddr, Problem>>,
+    /// The hosts that were asked for.
+    pub(crate) asked: Vec<String>,
     /// Takes no lines, as a node whose coordinator is away.
     pub(crate) hold_logs: bool,
     /// Takes at most this many lines of a batch.
@@ -113,6 +118,7 @@ impl FakeNode {
             workdir: None,
             input: serde_json::json!({"n": 7}),
             artifacts: Vec::new(),
+            egress: false,
             has_dependencies: false,
             start_to_close: Span::secs(60),
             grace: Span::secs(20),
@@ -151,7 +157,10 @@ impl FakeNode {
                 let service = service_fn(move |request| {
                     let (told, changes, brief) = (Arc::clone(&told), changes.clone(), brief.clone());
                     async move {
-                        let response = answer(request, &brief, &told).await;
+                        let response = match request.uri().path().strip_prefix(routes::EGRESS) {
+                            Some(_) => tunnel(request, &told).await,
+                            None => answer(request, &brief, &told).await,
+                        };
                         changes.send_replace(());
                         Ok::<_, Infallible>(response)
                     }
@@ -159,6 +168,7 @@ impl FakeNode {
                 connections.spawn(async move {
                     let _ = hyper::server::conn::http1::Builder::new()
                         .serve_connection(TokioIo::new(stream), service)
+                        .with_upgrades()
                         .await;
                 });
             }
@@ -385,6 +395,35 @@ async fn answer(request: Request<Incoming>, brief: &Brief, told: &Mutex<Told>) -
             }
         }
     }
+}
+
+async fn tunnel(request: Request<Incoming>, told: &Mutex<Told>) -> Response<Full<Bytes>> {
+    let host = request.uri().path().rsplit('/').next().unwrap().to_owned();
+    assert_eq!(request.headers()["authorization"], format!("Bearer {TOKEN}").as_str());
+    assert_eq!(request.headers()["upgrade"], TUNNEL);
+    let known = {
+        let mut told = told.lock().unwrap();
+        told.asked.push(host.clone());
+        told.outside.get(&host).cloned()
+    };
+    let known = known.unwrap_or_else(|| {
+        Err(Problem::new(Kind::EgressRefused, format!("{host} is not among the hosts that the task names")))
+    });
+    let address = match known {
+        Ok(address) => address,
+        Err(problem) => return refuse(problem),
+    };
+    let mut outside = TcpStream::connect(address).await.unwrap();
+    tokio::spawn(async move {
+        let mut inside = TokioIo::new(hyper::upgrade::on(request).await.unwrap());
+        let _ = tokio::io::copy_bidirectional(&mut inside, &mut outside).await;
+    });
+    Response::builder()
+        .status(101)
+        .header("connection", "upgrade")
+        .header("upgrade", TUNNEL)
+        .body(Full::default())
+        .unwrap()
 }
 
 fn json(body: &impl serde::Serialize) -> Response<Full<Bytes>> {

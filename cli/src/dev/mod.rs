@@ -13,6 +13,8 @@ pub(crate) mod postgres;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 
+use orca_node::IpNet;
+use orca_node::settings::read_range;
 use orca_proto::client::Client;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -62,6 +64,12 @@ pub(crate) struct DevArgs {
     /// Let tasks ask for an open network
     #[arg(long, env = "ORCA_ALLOW_NETWORK")]
     allow_network: bool,
+    /// Let tasks reach the hosts that they name (--egress) in this range, too, such as 10.1.0.0/16; public ones they may anyway
+    #[arg(long, value_name = "CIDR", env = "ORCA_EGRESS_ALLOW", value_delimiter = ',', value_parser = read_range)]
+    egress_allow: Vec<IpNet>,
+    /// Reject tasks that name hosts to reach
+    #[arg(long, env = "ORCA_NO_EGRESS")]
+    no_egress: bool,
     /// The static agent that goes into containers [default: orca-agent beside this command]
     #[arg(long, value_name = "PATH", env = "ORCA_AGENT_BINARY")]
     agent: Option<PathBuf>,

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use orca_coordinator::StartError;
 use orca_node::{
-    Capacity, CoordinatorSettings, NodeError, NodeSettings, PlacementSettings, RuntimeKind, RuntimeSettings,
-    Secret,
+    Capacity, CoordinatorSettings, EgressSettings, NodeError, NodeSettings, PlacementSettings, RuntimeKind,
+    RuntimeSettings, Secret,
 };
 use orca_proto::client::Client;
 use orca_proto::node::NodeState;
@@ -194,6 +194,7 @@ fn node_settings(
             cache_bytes: CACHE,
             min_disk: MIN_DISK,
         },
+        egress: EgressSettings { forbidden: args.no_egress, allow: args.egress_allow.clone() },
         state_dir: data.path().join(name),
         drain_timeout: DRAIN,
         hurry: CancellationToken::new(),

@@ -32,8 +32,10 @@ pub(crate) fn fields(
         limits.push_str(&format!(", in line {limit}"));
     }
     field("limits", &limits)?;
-    if spec.network == Network::Open {
-        field("network", "open")?;
+    match &spec.network {
+        Network::None => {}
+        Network::Egress(hosts) => field("network", &escape::line(&format!("only {}", hosts.join(", "))))?,
+        Network::Open => field("network", "open")?,
     }
     for (name, wanted) in [("requires", &spec.requires), ("prefers", &spec.prefers)] {
         if !wanted.is_empty() {

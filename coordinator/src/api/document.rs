@@ -141,9 +141,13 @@ fn response_name(kind: Kind) -> &'static str {
     kind.urn().rsplit_once(':').map_or("problem", |(_, name)| name)
 }
 
+/// Kinds of problem that only nodes answer, on the sockets of attempts.
+const OF_NODES: [Kind; 2] = [Kind::EgressRefused, Kind::Unreachable];
+
 /// What answers of this kind's status may be, by the URNs of all kinds that share it.
 fn describe(kind: Kind) -> String {
-    let alike = Kind::ALL.iter().filter(|other| other.status() == kind.status());
+    let ours = Kind::ALL.iter().filter(|other| !OF_NODES.contains(other));
+    let alike = ours.filter(|other| other.status() == kind.status());
     let kinds: Vec<String> = alike.map(|other| format!("`{other}`: {}", other.title())).collect();
     kinds.join("; ")
 }

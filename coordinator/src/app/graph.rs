@@ -15,7 +15,7 @@ use uuid::Uuid;
 use super::Error;
 use super::lane::{lane_of, same_lane};
 use super::lines::Lines;
-use super::{quota, unique};
+use super::{quota, reach, unique};
 use crate::db::dependency::Target;
 use crate::db::insert::Prepared;
 use crate::db::snapshot::{self, Locked};
@@ -41,7 +41,7 @@ pub(crate) struct Place<'a> {
 }
 
 impl Place<'_> {
-    fn pointer(&self, index: usize, rest: &str) -> String {
+    pub(super) fn pointer(&self, index: usize, rest: &str) -> String {
         if self.listed { format!("/tasks/{index}{rest}") } else { rest.to_owned() }
     }
 }
@@ -107,6 +107,7 @@ pub(crate) async fn prepare_again(
     tasks: Vec<NewTask>,
     graph: &Graph,
 ) -> Result<Planned, Error> {
+    reach::check(connection, place, &tasks).await?;
     if ended.is_empty() && tasks.iter().all(|task| task.unique.is_none()) {
         let tasks = decide(connection, place, ids, tasks, graph).await?;
         return Ok(Planned { ids: ids.to_vec(), existing: Vec::new(), tasks });

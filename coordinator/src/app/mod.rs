@@ -47,6 +47,7 @@ mod normal;
 mod presence;
 mod queue;
 mod quota;
+mod reach;
 mod renew;
 mod report;
 mod reports;

@@ -2,7 +2,7 @@
 
 use orca_proto::attempt::{Children, Report};
 use orca_proto::problem::Kind;
-use orca_proto::spec::{NewTask, OnChildFailure};
+use orca_proto::spec::{Network, NewTask, OnChildFailure};
 use orca_proto::task::{Cancellation, Outcome, State, Step};
 use serde_json::json;
 use sqlx::Connection;
@@ -203,6 +203,40 @@ async fn a_task_that_spawns_waits_for_what_it_spawned_and_holds_its_result() {
     test.reconcile().await;
     let parent = test.task(id).await;
     assert_eq!((parent.summary.state, parent.result), (State::Succeeded, Some(json!("mine"))));
+    test.stop().await;
+}
+
+#[tokio::test]
+async fn what_is_under_a_task_reaches_no_more_than_that_task() {
+    let test = TestApp::start().await;
+    let egress = |hosts: &[&str]| Network::Egress(hosts.iter().map(|host| (*host).to_owned()).collect());
+    let reaching = |network: &Network| NewTask { network: network.clone(), ..task("c") };
+    let own = egress(&["*.a.example", "b.example:22"]);
+    let (planner, worker) = (test.planner("p").await, test.worker("w").await);
+    let within = [Network::None, egress(&["x.a.example:443", "b.example:22"]), own.clone()];
+    let beyond = [Network::Open, egress(&["a.example"]), egress(&["x.a.example", "evil.example"])];
+
+    test.enqueue(NewTask { network: own.clone(), ..task("parent") }).await;
+    let parent = worker.claim_one().await;
+    for (number, network) in beyond.iter().chain(&within).enumerate() {
+        let tasks = vec![task("fine"), reaching(network)];
+        let children = Children { idempotency_key: number.to_string(), tasks };
+        let spawned = test.app.attempt_children(&worker.who, lease(&parent), children).await;
+        match spawned {
+            Ok(_) => assert!(within.contains(network), "{network:?}"),
+            Err(error) => {
+                assert!(beyond.contains(network), "{network:?}");
+                assert!(error.to_string().contains("/tasks/1/network"), "{error}");
+            }
+        }
+    }
+    test.enqueue(goal("g")).await;
+    let closed = planner.claim_one().await;
+    assert_eq!(kind(planner.plan(&closed, vec![reaching(&own)]).await), Kind::PlanInvalid);
+    planner.plan(&closed, vec![reaching(&Network::None)]).await.unwrap();
+    test.enqueue(NewTask { network: Network::Open, ..goal("open") }).await;
+    let open = planner.claim_one().await;
+    planner.plan(&open, vec![reaching(&own), NewTask { network: Network::Open, ..task("d") }]).await.unwrap();
     test.stop().await;
 }
 

@@ -7,7 +7,7 @@ use std::time::{Duration, SystemTime};
 use orca_proto::agent::Brief;
 use orca_proto::ids::ArtifactId;
 use orca_proto::node::LeaseRef;
-use orca_proto::spec::Resources;
+use orca_proto::spec::{Network, Resources};
 use serde::{Deserialize, Serialize};
 
 /// One attempt. Holds its token and its input: only the node may read it.
@@ -24,6 +24,7 @@ pub(super) struct Intent {
     /// How long the program may go without reporting progress.
     pub(super) heartbeat: Option<Duration>,
     pub(super) resources: Resources,
+    pub(super) network: Network,
     /// Whether it uses files of the cache.
     pub(super) has_inputs: bool,
     /// When the task's deadline is reached, by this machine's clock.

@@ -14,7 +14,7 @@ use orca_proto::client::worker::HeldLease;
 use orca_proto::duration::Span;
 use orca_proto::ids::ArtifactId;
 use orca_proto::node::Grant;
-use orca_proto::spec::Resources;
+use orca_proto::spec::{Network, Resources};
 use orca_proto::task::Outcome;
 use tokio::time::Instant;
 
@@ -24,6 +24,7 @@ use super::intent::Intent;
 use super::session::{Session, Token};
 use super::socket::Server;
 use crate::daemon::Node;
+use crate::egress::Allowance;
 use crate::files::{FilesError, InUse};
 use crate::retry::a_few_times;
 use crate::runtime::{Image, Launch, Shown};
@@ -77,6 +78,8 @@ pub(super) async fn prepare(
     lease: &Arc<HeldLease>,
     making: Making,
 ) -> Result<Prepared, Interrupted> {
+    let egress = egress(node, &grant.spec.network)
+        .map_err(|reason| Interrupted::Unfit(Outcome::Rejected { reason }))?;
     let directory = Directory::of(&node.state, lease.lease);
     let name = super::container_name(grant);
     let made = async { making.await.map_err(here) };
@@ -106,6 +109,7 @@ pub(super) async fn prepare(
         readable: readable(grant, dependencies.as_ref()),
         heartbeat: grant.spec.timeouts.heartbeat.map(Span::get),
         resources: grant.spec.resources.clone(),
+        network: grant.spec.network.clone(),
         has_inputs: !inputs.is_empty(),
         deadline: lease.deadline.map(|at| SystemTime::now() + at.saturating_duration_since(Instant::now())),
     };
@@ -123,7 +127,7 @@ pub(super) async fn prepare(
         name: name.clone(),
         user: grant.spec.container.user.clone(),
         resources: grant.spec.resources.clone(),
-        network: grant.spec.network,
+        network: grant.spec.network.clone(),
         directory: directory.shared.clone(),
         artifacts: grant
             .spec
@@ -134,7 +138,7 @@ pub(super) async fn prepare(
             .collect(),
         image,
     };
-    let attended = attend(node, lease, intent, directory, Duration::ZERO, inputs).map_err(here)?;
+    let attended = attend(node, lease, intent, egress, directory, Duration::ZERO, inputs).map_err(here)?;
     Ok(Prepared { launch, attended })
 }
 
@@ -143,13 +147,15 @@ pub(super) fn attend(
     node: &Arc<Node>,
     lease: &Arc<HeldLease>,
     intent: Intent,
+    egress: Option<Allowance>,
     directory: Directory,
     ran: Duration,
     inputs: Vec<InUse>,
 ) -> io::Result<Attended> {
     let Intent { container, token, brief, readable, heartbeat, resources, .. } = intent;
     let token = Token::of(&token);
-    let session = Session::new(Arc::clone(node), Arc::clone(lease), brief, token, directory, readable)?;
+    let session =
+        Session::new(Arc::clone(node), Arc::clone(lease), brief, token, directory, readable, egress)?;
     let session = Arc::new(session);
     let server = Server::start(Arc::clone(&session))?;
     Ok(Attended { session, server, name: container, resources, heartbeat, ran, _inputs: inputs })
@@ -183,12 +189,26 @@ fn brief(node: &Node, grant: &Grant, image: &Image) -> Result<Brief, Interrupted
         workdir: spec.container.workdir.clone(),
         input: spec.input.clone(),
         artifacts: spec.artifacts.clone(),
+        egress: matches!(spec.network, Network::Egress(_)),
         has_dependencies: grant.has_dependencies,
         start_to_close: spec.timeouts.start_to_close,
         grace: spec.timeouts.grace,
         // A node that is silent for longer has lost the lease anyway.
         orphan_after: Span::from(node.member.lease()),
     })
+}
+
+/// What the attempt may reach, where its task names hosts.
+///
+/// # Errors
+/// In words, if it may reach none of that from here.
+pub(super) fn egress(node: &Node, network: &Network) -> Result<Option<Allowance>, String> {
+    let Network::Egress(list) = network else { return Ok(None) };
+    if node.gate.is_shut() {
+        let reason = "it names hosts to reach (network.egress), which this node does not allow (--no-egress)";
+        return Err(reason.to_owned());
+    }
+    Allowance::new(Arc::clone(&node.gate), list).map(Some)
 }
 
 /// The artifacts that the attempt may read: its inputs and its dependencies'.

@@ -94,7 +94,9 @@ pub(crate) async fn resume(node: &Arc<Node>, left: Left, lease: Arc<HeldLease>) 
         }
     };
     let ran = started_ago.unwrap_or_default();
-    let attended = match prepare::attend(node, &lease, intent, directory.clone(), ran, Vec::new()) {
+    // A node that allows less than before lets it reach nothing from now on.
+    let egress = prepare::egress(node, &intent.network).unwrap_or_default();
+    let attended = match prepare::attend(node, &lease, intent, egress, directory, ran, Vec::new()) {
         Ok(attended) => attended,
         Err(error) => {
             remove_container(node, &name, false).await;

@@ -10,9 +10,11 @@ use orca_proto::ids::ArtifactId;
 use orca_proto::task::{Progress, Timeout};
 use sha2::{Digest, Sha256};
 use tokio::sync::{Notify, Semaphore, watch};
+use tokio_util::sync::CancellationToken;
 
 use super::directory::Directory;
 use crate::daemon::Node;
+use crate::egress::Allowance;
 
 /// JSON bodies that one attempt may have under way at once.
 const BODIES: usize = 4;
@@ -59,6 +61,10 @@ pub(super) struct Session {
     pub(super) directory: Directory,
     /// Artifacts that it may read.
     pub(super) readable: HashSet<ArtifactId>,
+    /// What it may reach; nothing where its task names no hosts.
+    pub(super) egress: Option<Allowance>,
+    /// Cancelled once its socket is served no longer.
+    pub(super) over: CancellationToken,
     /// The brief as its agent gets it. The one above goes without the input, which may be large.
     pub(super) brief_text: Bytes,
     pub(super) bodies: Arc<Semaphore>,
@@ -83,6 +89,7 @@ impl Session {
         token: Token,
         directory: Directory,
         readable: HashSet<ArtifactId>,
+        egress: Option<Allowance>,
     ) -> serde_json::Result<Self> {
         let brief_text = serde_json::to_vec(&brief)?.into();
         brief.input = serde_json::Value::Null;
@@ -93,6 +100,8 @@ impl Session {
             token,
             directory,
             readable,
+            egress,
+            over: CancellationToken::new(),
             brief_text,
             bodies: Arc::new(Semaphore::new(BODIES)),
             large_body: Arc::new(Semaphore::new(1)),

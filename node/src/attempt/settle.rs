@@ -71,6 +71,9 @@ pub(super) async fn settle(node: &Arc<Node>, attended: Attended, lease: &Arc<Hel
         }
     }
     let directory = attended.session.directory.clone();
+    if let Some(egress) = &attended.session.egress {
+        egress.log();
+    }
     attended.server.stop();
     remove_files(directory).await;
 }

@@ -21,6 +21,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::{AbortOnDropHandle, TaskTracker};
 
 use crate::attempt::resume::{self, Left};
+use crate::egress::Gate;
 use crate::files::Files;
 use crate::runtime::{self, Fault, Runtime};
 use crate::settings::{NodeSettings, RuntimeKind, role_name};
@@ -41,6 +42,8 @@ pub(crate) struct Node {
     pub(crate) runtime: Arc<dyn Runtime>,
     pub(crate) state: StateDir,
     pub(crate) files: Files,
+    /// Decides what attempts may reach.
+    pub(crate) gate: Arc<Gate>,
     /// Bounds the memory that attempts can make the node use.
     pub(crate) large_bodies: Arc<Semaphore>,
     /// Stop every attempt and give it back: the drain waits no longer.
@@ -60,6 +63,7 @@ pub(crate) async fn run(settings: NodeSettings, shutdown: CancellationToken) -> 
     settings.check()?;
     let client = Client::new(&settings.coordinator.url, settings.coordinator.token.expose())
         .map_err(NodeError::Client)?;
+    let gate = Arc::new(Gate::new(&settings)?);
     let state = StateDir::open(&settings.state_dir)?;
     let agent = runtime::agent::install(settings.runtime.agent.as_deref(), &state.agent_dir())?;
     let runtime = runtime::connect(&settings, &state, agent).await?;
@@ -91,6 +95,7 @@ pub(crate) async fn run(settings: NodeSettings, shutdown: CancellationToken) -> 
     );
     let node = Arc::new(Node {
         files: Files::new(state.cache(), settings.runtime.cache_bytes),
+        gate,
         settings,
         reporter: Reporter::start(Arc::clone(&member), REPORTS_IN_FLIGHT, Duration::ZERO),
         member,

@@ -21,6 +21,7 @@ use orca_proto::task::{Outcome, Timeout};
 use serde_json::json;
 use uuid::Uuid;
 
+use crate::egress::{echo, naming};
 use crate::rig::Rig;
 
 /// A rig on the real engine, with an image that holds nothing but the probe.
@@ -57,7 +58,13 @@ impl Bench {
         let api = Docker::connect_with_defaults().unwrap().negotiate_version().await.unwrap();
         let image =
             import(&api, &["ENTRYPOINT [\"/probe\"]", "CMD [\"result\", \"\\\"by itself\\\"\"]"]).await;
-        let rig = Rig::with(RuntimeKind::Docker, lease, change).await;
+        // Both, as a machine may call both localhost.
+        let opened = ["127.0.0.0/8", "::1/128"].map(|range| range.parse().unwrap()).to_vec();
+        let changed = |settings: &mut NodeSettings| {
+            settings.egress.allow = opened;
+            change(settings);
+        };
+        let rig = Rig::with(RuntimeKind::Docker, lease, changed).await;
         Self { rig, api, image }
     }
 
@@ -192,6 +199,39 @@ async fn a_container_can_touch_only_what_the_allow_list_says() {
             "{:?}",
             report.outcome
         );
+    }
+    bench.end().await;
+}
+
+#[tokio::test]
+async fn a_container_without_a_network_reaches_the_hosts_that_its_task_names() {
+    let bench = Bench::start().await;
+    let (host, other) = (echo().await.to_string(), echo().await.to_string());
+    let by_name = host.replace("127.0.0.1", "localhost");
+    let coordinator = bench.rig.fake.url.strip_prefix("http://").unwrap().to_owned();
+    let metadata = "169.254.169.254:80".to_owned();
+    let tried = [&host, &by_name, &other, &metadata, &coordinator].map(String::as_str);
+    let named = [host.clone(), by_name.clone(), metadata.clone(), coordinator.clone()];
+    let arguments: Vec<&str> = std::iter::once("egress").chain(tried).collect();
+    for user in [None, Some("12345:6789")] {
+        let mut task = naming(bench.task(&arguments), &named);
+        task.container.user = user.map(str::to_owned);
+        let lease = bench.rig.grant(task);
+        let report = bench.rig.fake.report_of(lease).await;
+        let expected = json!([
+            ["no way", "hello"],
+            ["no way", "hello"],
+            ["no way", "403"],
+            ["no way", "403"],
+            ["no way", "403"]
+        ]);
+        assert_eq!(report.result, Some(expected), "{:?}", report.outcome);
+        let book = bench.rig.fake.book();
+        let told: Vec<&str> = book.logs[&lease].iter().map(|line| line.text.as_str()).collect();
+        assert_eq!(told.len(), 3, "{told:?}");
+        for (line, refused) in told.iter().zip([&other, &metadata, &coordinator]) {
+            assert!(line.starts_with(&format!("egress: {refused} ")), "{line}");
+        }
     }
     bench.end().await;
 }

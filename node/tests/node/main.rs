@@ -11,6 +11,7 @@
 )]
 
 mod docker;
+mod egress;
 mod fake;
 mod health;
 mod process;

@@ -5,7 +5,8 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use orca_node::{
-    CoordinatorSettings, NodeError, NodeSettings, PlacementSettings, RuntimeKind, RuntimeSettings, Secret,
+    CoordinatorSettings, EgressSettings, NodeError, NodeSettings, PlacementSettings, RuntimeKind,
+    RuntimeSettings, Secret,
 };
 use orca_proto::duration::Span;
 use orca_proto::ids::{FencingToken, TaskId};
@@ -85,6 +86,7 @@ pub(crate) fn settings(fake: &Fake, state: &Path, kind: RuntimeKind) -> NodeSett
             cache_bytes: 1 << 30,
             min_disk: 0,
         },
+        egress: EgressSettings::default(),
         state_dir: state.to_path_buf(),
         drain_timeout: Duration::from_secs(30),
         hurry: CancellationToken::new(),

@@ -12,18 +12,19 @@ use tokio::net::UnixStream;
 
 use crate::rig::{Rig, shell};
 
-struct Inside {
-    socket: PathBuf,
-    token: String,
+/// The socket and the token of one attempt.
+pub(crate) struct Inside {
+    pub(crate) socket: PathBuf,
+    pub(crate) token: String,
 }
 
 impl Inside {
-    fn of(rig: &Rig, lease: LeaseRef) -> Self {
+    pub(crate) fn of(rig: &Rig, lease: LeaseRef) -> Self {
         let dir = rig.state.path().join(format!("attempts/{}-{}", lease.task, lease.token));
         Self { token: std::fs::read_to_string(dir.join("token")).unwrap(), socket: dir.join("node.sock") }
     }
 
-    async fn send(&self, method: &str, path: &str, headers: &str, body: &[u8]) -> (u16, String) {
+    pub(crate) async fn send(&self, method: &str, path: &str, headers: &str, body: &[u8]) -> (u16, String) {
         let mut stream = UnixStream::connect(&self.socket).await.unwrap();
         let head = format!(
             "{method} {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n{headers}content-length: {}\r\n\r\n",
@@ -39,13 +40,13 @@ impl Inside {
         (status, answer.split_once("\r\n\r\n").unwrap().1.to_owned())
     }
 
-    async fn json(&self, method: &str, path: &str, body: &[u8]) -> (u16, String) {
+    pub(crate) async fn json(&self, method: &str, path: &str, body: &[u8]) -> (u16, String) {
         let headers = format!("authorization: Bearer {}\r\ncontent-type: application/json\r\n", self.token);
         self.send(method, path, &headers, body).await
     }
 }
 
-fn kind(answer: &(u16, String)) -> Kind {
+pub(crate) fn kind(answer: &(u16, String)) -> Kind {
     let problem: Problem = serde_json::from_str(&answer.1).unwrap_or_else(|_| panic!("{answer:?}"));
     assert_eq!(problem.status, answer.0);
     problem.kind
@@ -57,7 +58,7 @@ async fn inside(rig: &Rig) -> (LeaseRef, Inside) {
     (lease, Inside::of(rig, lease))
 }
 
-async fn finish(rig: Rig, lease: LeaseRef) {
+pub(crate) async fn finish(rig: Rig, lease: LeaseRef) {
     rig.fake.change(|book| book.cancel.push(lease));
     rig.fake.report_of(lease).await;
     rig.stop().await.unwrap();

@@ -2,6 +2,7 @@
 
 mod container;
 mod json;
+mod network;
 mod pointer;
 #[cfg(test)]
 mod tests;
@@ -47,7 +48,7 @@ pub(crate) fn task(task: &NewTask, at: Pointer<'_>, errors: &mut Errors) {
         input,
         artifacts: files,
         resources: needs,
-        network: _,
+        network: reach,
         requires,
         prefers,
         retry: policy,
@@ -98,6 +99,7 @@ pub(crate) fn task(task: &NewTask, at: Pointer<'_>, errors: &mut Errors) {
     json(input, at.field("input"), limits::INPUT, "is larger than 1 MiB; upload it as an artifact", errors);
     artifacts(files, at.field("artifacts"), errors);
     resources(needs, at.field("resources"), errors);
+    network::network(reach, at.field("network"), errors);
     placement(requires, at.field("requires"), errors);
     placement(prefers, at.field("prefers"), errors);
     retry(policy, at.field("retry"), errors);

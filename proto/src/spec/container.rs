@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::is_default;
+use super::{EgressRule, is_default};
 use crate::ids::ArtifactId;
 use crate::quantity::Bytes;
 
@@ -106,13 +106,75 @@ impl Default for Resources {
 }
 
 /// What a container may reach.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum Network {
     /// Nothing but its own loopback and its node's socket.
     #[default]
     None,
+    /// These hosts and no others, by a proxy on its loopback (`HTTPS_PROXY` and its kin name it): 1 to 64 entries of the form
+    /// `HOST` (ports 443 and 80) or `HOST:PORT`, as in `["api.example.com", "*.example.com:8443", "[2606:4700::1111]:853"]`.
+    /// Lowercase, ASCII; `*.` stands for one or more labels. The container itself has no network all the same: its node
+    /// resolves each name once and connects, to public addresses only unless its settings open others.
+    Egress(Vec<String>),
     /// Whatever the node's engine lets a bridge reach. A node refuses it unless its settings allow it.
     Open,
+}
+
+impl Network {
+    /// Whether this reaches whatever `other` reaches. A list with an entry that is none includes nothing, and is included in
+    /// an open network alone.
+    #[must_use]
+    pub fn includes(&self, other: &Self) -> bool {
+        let read = |list: &[String]| {
+            list.iter().map(|entry| EgressRule::parse(entry)).collect::<Result<Vec<_>, _>>()
+        };
+        match (self, other) {
+            (Self::Open, _) | (_, Self::None) => true,
+            (Self::Egress(own), Self::Egress(list)) => match (read(own), read(list)) {
+                (Ok(own), Ok(list)) => list.iter().all(|rule| rule.is_within(&own)),
+                _ => false,
+            },
+            (Self::None, _) | (Self::Egress(_), Self::Open) => false,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_network_includes_what_it_covers_and_no_more() {
+        let list =
+            |entries: &[&str]| Network::Egress(entries.iter().map(|entry| (*entry).to_owned()).collect());
+        let includes = |own: &[&str], other: &[&str]| list(own).includes(&list(other));
+        assert!(Network::Open.includes(&Network::Open) && Network::Open.includes(&list(&["a.example"])));
+        assert!(Network::None.includes(&Network::None) && list(&["a.example"]).includes(&Network::None));
+        assert!(!Network::None.includes(&list(&["a.example"])) && !Network::None.includes(&Network::Open));
+        assert!(!list(&["*.a.example"]).includes(&Network::Open));
+        for (own, other) in [
+            (&["a.example", "b.example"][..], &["b.example"][..]),
+            (&["a.example"], &["a.example:443", "a.example:80"]),
+            (&["a.example:443", "a.example:80"], &["a.example"]),
+            (&["*.a.example:22"], &["x.a.example:22", "*.y.a.example:22", "*.a.example:22"]),
+        ] {
+            assert!(includes(own, other), "{own:?} {other:?}");
+        }
+        for (own, other) in [
+            (&["a.example"][..], &["b.example"][..]),
+            (&["a.example"], &["a.example", "b.example"]),
+            (&["a.example"], &["a.example:22"]),
+            (&["a.example:443"], &["a.example"]),
+            (&["*.a.example"], &["a.example"]),
+            (&["*.a.example"], &["*.ba.example"]),
+            (&["*.b.a.example"], &["*.a.example"]),
+            (&["b.a.example"], &["*.a.example"]),
+            (&["*.a.example"], &["203.0.113.7"]),
+            (&["A"], &["A"]),
+        ] {
+            assert!(!includes(own, other), "{own:?} {other:?}");
+        }
+    }
 }

@@ -7,7 +7,7 @@ use orca_proto::artifact::is_valid_name;
 use orca_proto::duration::Span;
 use orca_proto::limits;
 use orca_proto::quantity::Bytes;
-use orca_proto::spec::{Network, NewTask, OnChildFailure, OnDependencyFailure, Pull, Role};
+use orca_proto::spec::{EgressRule, Network, NewTask, OnChildFailure, OnDependencyFailure, Pull, Role};
 
 use super::policy::PolicyArgs;
 use crate::command::{argument, json_argument, moment};
@@ -53,6 +53,10 @@ pub(in crate::command) struct TaskArgs {
     /// What the container may reach
     #[arg(long, value_enum)]
     network: Option<Reach>,
+    /// Host that it may reach without a network, by the proxy in its environment: api.example.com (ports 443 and 80),
+    /// api.example.com:8443, *.example.com for all names below; once for each
+    #[arg(long, value_name = "HOST[:PORT]", conflicts_with = "network", value_parser = host)]
+    egress: Vec<String>,
     /// User inside the container: a name, a uid or uid:gid
     #[arg(long)]
     user: Option<String>,
@@ -165,6 +169,9 @@ impl TaskArgs {
         if matches!(self.network, Some(Reach::Open)) {
             task.network = Network::Open;
         }
+        if !self.egress.is_empty() {
+            task.network = Network::Egress(self.egress.clone());
+        }
         task.retry.max_attempts = self.max_attempts.unwrap_or(task.retry.max_attempts);
         task.timeouts.start_to_close = self.timeout.unwrap_or(task.timeouts.start_to_close);
         task.timeouts.grace = self.grace.unwrap_or(task.timeouts.grace);
@@ -198,6 +205,10 @@ impl TaskArgs {
             Some(Fetch::Never) => Pull::Never,
         };
     }
+}
+
+fn host(text: &str) -> Result<String, String> {
+    EgressRule::parse(text).map(|_| text.to_owned()).map_err(str::to_owned)
 }
 
 fn file(text: &str) -> Result<InputFile, String> {
@@ -269,7 +280,7 @@ mod tests {
         assert_eq!(task.container.command, ["sh", "-c", "exit 0"]);
         assert_eq!(task.container.env.get("A").map(String::as_str), Some("b=c"));
         assert_eq!(task.input, serde_json::json!({"x": 1}));
-        assert_eq!((task.resources.memory, task.network), (Bytes::mib(64), Network::Open));
+        assert_eq!((task.resources.memory, &task.network), (Bytes::mib(64), &Network::Open));
         assert_eq!((task.retry.max_attempts, task.timeouts.start_to_close), (2, Span::secs(120)));
         assert_eq!(task.on_child_failure, OnChildFailure::Continue);
         let mut errors = Vec::new();
@@ -281,6 +292,19 @@ mod tests {
     fn a_name_that_would_leave_the_files_directory_is_refused() {
         for text in ["../x=/tmp", "=/tmp", "noequals", ".hidden=/tmp"] {
             assert!(parse(&["--artifact", text, "debian"]).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn hosts_to_reach_are_a_list_and_no_open_network() {
+        let args =
+            parse(&["--egress", "api.example.com", "--egress", "*.example.com:8443", "debian"]).unwrap();
+        let (task, _) = args.to_task(None).unwrap();
+        let hosts = ["api.example.com", "*.example.com:8443"].map(str::to_owned);
+        assert_eq!(task.network, Network::Egress(hosts.to_vec()));
+        assert!(parse(&["--egress", "a.example", "--network", "open", "debian"]).is_err());
+        for text in ["https://a.example", "A.example", "a.example:0", "a.example/x", "10.0.0.0/8", ""] {
+            assert!(parse(&["--egress", text, "debian"]).is_err(), "{text}");
         }
     }
 

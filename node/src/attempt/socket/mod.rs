@@ -2,6 +2,7 @@
 
 mod artifact;
 mod attempt;
+mod egress;
 mod json;
 mod outcome;
 mod problem;
@@ -51,7 +52,7 @@ impl Server {
     /// Binds the socket and serves it.
     pub(super) fn start(session: Arc<Session>) -> std::io::Result<Self> {
         let listener = bind(&session.directory)?;
-        let stop = CancellationToken::new();
+        let stop = session.over.clone();
         tokio::spawn(serve(listener, router(session), stop.clone()));
         Ok(Self(stop.drop_guard()))
     }
@@ -113,7 +114,8 @@ async fn converse(stream: UnixStream, service: TowerToHyperService<Router>, stop
         .timer(TokioTimer::new())
         .header_read_timeout(HEAD)
         .max_buf_size(BUFFER)
-        .serve_connection(TokioIo::new(stream), service);
+        .serve_connection(TokioIo::new(stream), service)
+        .with_upgrades();
     tokio::pin!(connection);
     tokio::select! {
         _ended = &mut connection => {}
@@ -132,6 +134,7 @@ fn router(session: Arc<Session>) -> Router {
         .route(routes::LOGS, post(attempt::logs))
         .route(routes::DEPENDENCIES, get(attempt::dependencies))
         .route(&format!("{}/{{name}}", routes::SIGNALS), get(signal::receive))
+        .route(&format!("{}/{{to}}", routes::EGRESS), get(egress::tunnel))
         .route(routes::CHILDREN, post(attempt::children))
         .route(&format!("{}/{{name}}", routes::ARTIFACTS), get(artifact::fetch).put(artifact::keep))
         .route(routes::RESULT, put(outcome::result))

@@ -72,7 +72,11 @@ fn host_config(launch: &Launch, sources: &Sources) -> HostConfig {
             ulimit("fsize", bytes(attempt_dir_bytes(&launch.resources))),
         ]),
         shm_size: Some(bytes(tmp.0.min(SHARED_MEMORY))),
-        network_mode: Some(if launch.network == Network::Open { "bridge" } else { "none" }.into()),
+        // What a task may reach by name, it reaches through its node.
+        network_mode: Some(match launch.network {
+            Network::Open => "bridge".into(),
+            Network::None | Network::Egress(_) => "none".into(),
+        }),
         privileged: Some(false),
         cap_drop: Some(vec!["ALL".into()]),
         security_opt: Some(vec!["no-new-privileges".into()]),
@@ -188,6 +192,12 @@ mod tests {
         }
         let many: Vec<String> = (0..=VOLUMES).map(|number| format!("/v{number}")).collect();
         assert!(wrong_volume(&many).is_some() && wrong_volume(&many[1..]).is_none());
+    }
+
+    #[test]
+    fn a_container_that_may_reach_named_hosts_has_no_network_either() {
+        let named = Network::Egress(vec!["example.com".into()]);
+        assert_eq!(body(&launch(named), &sources()), body(&launch(Network::None), &sources()));
     }
 
     #[test]

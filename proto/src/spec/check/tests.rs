@@ -2,6 +2,7 @@
 
 use super::container::image_reference;
 use super::*;
+use crate::spec::Network;
 
 fn errors_of(task: &NewTask) -> Vec<String> {
     let mut errors = Vec::new();
@@ -175,4 +176,20 @@ fn a_deadline_before_the_start_is_refused() {
         "run_at": "2099-01-02T00:00:00Z", "deadline": "2099-01-01T00:00:00Z"
     }));
     assert_eq!(errors_of(&task), ["/deadline"]);
+}
+
+#[test]
+fn each_entry_that_names_no_host_is_told_by_its_place() {
+    let of = |list: Vec<&str>| {
+        let list = list.into_iter().map(str::to_owned).collect();
+        errors_of(&NewTask { network: Network::Egress(list), ..NewTask::new("debian") })
+    };
+    assert_eq!(of(vec!["api.example.com", "*.example.com:8443", "203.0.113.7:443"]), Vec::<String>::new());
+    assert_eq!(
+        of(vec!["https://a.example", "b.example", "C.example"]),
+        ["/network/egress/0", "/network/egress/2"]
+    );
+    assert_eq!(of(vec![]), ["/network/egress"]);
+    assert_eq!(of(vec!["a.example"; limits::EGRESS]), Vec::<String>::new());
+    assert_eq!(of(vec!["a.example"; limits::EGRESS + 1]), ["/network/egress"]);
 }
