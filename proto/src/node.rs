@@ -182,6 +182,16 @@ pub struct Renewed {
     pub cancel: Vec<LeaseRef>,
 }
 
+/// Labels that nodes give themselves, and that tasks require without naming them. Nobody else can set them.
+pub mod labels {
+    /// Tasks may ask for an open network.
+    pub const OPEN_NETWORK: &str = "orca/open-network";
+    /// Tasks may name hosts to reach.
+    pub const EGRESS: &str = "orca/egress";
+    /// The value that says so.
+    pub const YES: &str = "yes";
+}
+
 /// Whether a node takes work.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]

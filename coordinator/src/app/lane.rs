@@ -1,8 +1,10 @@
 //! Which lane a task stands in: the one place that says what of a task decides who may take it.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 
-use orca_proto::spec::{NewTask, Role};
+use orca_proto::node::labels;
+use orca_proto::spec::{Network, NewTask, Role};
 
 use crate::dispatch::{Capacity, Flow, LaneKey};
 
@@ -14,7 +16,7 @@ struct Deciding<'a> {
     group: Option<&'a str>,
     priority: i16,
     needs: Capacity,
-    requires: &'a BTreeMap<String, String>,
+    requires: Cow<'a, BTreeMap<String, String>>,
     prefers: &'a BTreeMap<String, String>,
 }
 
@@ -37,7 +39,7 @@ impl<'a> Deciding<'a> {
             container: _,
             input: _,
             artifacts: _,
-            network: _,
+            network,
             retry: _,
             timeouts: _,
             depends_on: _,
@@ -55,10 +57,25 @@ impl<'a> Deciding<'a> {
             group: group.as_deref(),
             priority: *priority,
             needs: Capacity { millicpus: millicpus(resources.cpus), memory: resources.memory.0 },
-            requires,
+            requires: with_network(requires, network),
             prefers,
         }
     }
+}
+
+/// What a task requires, and what its network does: not every node lets a task reach anything.
+fn with_network<'a>(
+    requires: &'a BTreeMap<String, String>,
+    network: &Network,
+) -> Cow<'a, BTreeMap<String, String>> {
+    let label = match network {
+        Network::None => return Cow::Borrowed(requires),
+        Network::Open => labels::OPEN_NETWORK,
+        Network::Egress(_) => labels::EGRESS,
+    };
+    let mut requires = requires.clone();
+    requires.insert(label.to_owned(), labels::YES.to_owned());
+    Cow::Owned(requires)
 }
 
 /// The lane that a task stands in.
@@ -70,7 +87,7 @@ pub(crate) fn lane_of(namespace: &str, task: &NewTask) -> LaneKey {
         flow: Flow::new(queue.to_owned(), group.map(ToOwned::to_owned)),
         priority,
         needs,
-        requires: requires.clone(),
+        requires: requires.into_owned(),
         prefers: prefers.clone(),
     }
 }
@@ -85,7 +102,15 @@ pub(crate) fn stands_in(task: &NewTask, lane: &LaneKey) -> bool {
     let LaneKey { namespace: _, role, flow, priority, needs, requires, prefers } = lane;
     let (role, priority, needs) = (*role, *priority, *needs);
     Deciding::of(task)
-        == Deciding { role, queue: flow.queue(), group: flow.group(), priority, needs, requires, prefers }
+        == Deciding {
+            role,
+            queue: flow.queue(),
+            group: flow.group(),
+            priority,
+            needs,
+            requires: Cow::Borrowed(requires),
+            prefers,
+        }
 }
 
 /// Cores in thousandths, rounded up: what is granted must fit.
@@ -112,6 +137,7 @@ mod tests {
             NewTask { role: Role::Plan, ..plain.clone() },
             NewTask { requires: [("a".into(), "b".into())].into(), ..plain.clone() },
             NewTask { prefers: [("a".into(), "b".into())].into(), ..plain.clone() },
+            NewTask { network: Network::Open, ..plain.clone() },
         ];
         let lane = lane_of("n", &plain);
         assert!(stands_in(&plain, &lane) && same_lane(&plain, &plain));

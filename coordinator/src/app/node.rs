@@ -184,7 +184,8 @@ fn check_registration(registration: &Registration) -> Result<(), Error> {
     }
     check.text(&registration.version, "/version", 128);
     check.text(&registration.runtime, "/runtime", 256);
-    if registration.labels.len() > orca_proto::limits::LABELS {
+    let own = registration.labels.keys().filter(|key| !key.starts_with("orca/"));
+    if own.count() > orca_proto::limits::LABELS {
         check.fail("/labels", "has more than 32 entries");
     }
     for (key, value) in &registration.labels {

@@ -6,10 +6,10 @@ use std::time::Duration;
 use futures_util::future::join_all;
 use orca_proto::duration::Span;
 use orca_proto::ids::InstanceId;
-use orca_proto::node::{ClaimRequest, Free, Grant, Registration};
+use orca_proto::node::{ClaimRequest, Free, Grant, Registration, labels as own};
 use orca_proto::quantity::Bytes;
 use orca_proto::queue::{GroupSettings, QueueSettings};
-use orca_proto::spec::NewTask;
+use orca_proto::spec::{Network, NewTask};
 use orca_proto::token::Access;
 use serde_json::json;
 use uuid::Uuid;
@@ -80,6 +80,19 @@ async fn time_in_line_lifts_a_task_to_those_of_a_higher_priority_unless_it_is_sw
         }
         assert_eq!(order, expected, "{queue}");
     }
+    test.stop().await;
+}
+
+#[tokio::test]
+async fn a_task_that_wants_a_network_waits_for_a_node_that_allows_it_and_why_says_so() {
+    let test = TestApp::start().await;
+    let id = test.enqueue(NewTask { network: Network::Open, ..task("a") }).await;
+    let closed = labelled(&test, "closed", &[]).await;
+    assert!(closed.claim(1).await.is_empty());
+    let why = test.app.task_why(&test.operator(), id).await.unwrap();
+    assert!(why.conditions[0].message.starts_with("no live node has orca/open-network=yes"), "{why:?}");
+    let open = labelled(&test, "open", &[(own::OPEN_NETWORK, own::YES)]).await;
+    assert_eq!(open.claim_one().await.task, id);
     test.stop().await;
 }
 

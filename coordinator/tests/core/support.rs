@@ -6,7 +6,7 @@ use orca_coordinator::Clock;
 use orca_coordinator::app::{App, AppSettings, Error, Principal};
 use orca_proto::attempt::{Report, Reported};
 use orca_proto::ids::{InstanceId, NodeId, TaskId};
-use orca_proto::node::{ClaimRequest, Grant, LeaseRef, Registration, RenewRequest, Renewed};
+use orca_proto::node::{ClaimRequest, Grant, LeaseRef, Registration, RenewRequest, Renewed, labels};
 use orca_proto::plan::Plan;
 use orca_proto::problem::Kind;
 use orca_proto::spec::{NewTask, Role};
@@ -246,7 +246,7 @@ pub(crate) fn registration(name: &str, access: Access, instance: InstanceId) -> 
         slots: 1_000,
         version: "test".to_owned(),
         runtime: "none".to_owned(),
-        labels: [].into(),
+        labels: [labels::OPEN_NETWORK, labels::EGRESS].map(|label| (label.into(), labels::YES.into())).into(),
         cpus: None,
         memory: None,
         resumes: Vec::new(),

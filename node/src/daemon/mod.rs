@@ -8,13 +8,14 @@ mod health;
 mod janitor;
 mod running;
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use orca_proto::client::Client;
 use orca_proto::client::worker::{Membership, REPORTS_IN_FLIGHT, Reporter, Resumed, Room};
 use orca_proto::ids::InstanceId;
-use orca_proto::node::{Free, Registration};
+use orca_proto::node::{Free, Registration, labels};
 use orca_proto::quantity::Bytes;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
@@ -132,12 +133,26 @@ fn describe(settings: &NodeSettings, runtime: &str) -> Registration {
         slots: placement.slots,
         version: env!("CARGO_PKG_VERSION").to_owned(),
         runtime: runtime.to_owned(),
-        labels: placement.labels.clone(),
+        labels: labels_of(settings),
         cpus: placement.capacity.map(|capacity| capacity.cpus),
         memory: placement.capacity.map(|capacity| Bytes(capacity.memory)),
         home: None,
         resumes: Vec::new(),
     }
+}
+
+/// What the operator says of the node, and what it lets tasks do.
+fn labels_of(settings: &NodeSettings) -> BTreeMap<String, String> {
+    let mut labels = settings.placement.labels.clone();
+    labels.retain(|key, _| !key.starts_with("orca/"));
+    let allowed = [
+        (labels::OPEN_NETWORK, settings.runtime.allow_network),
+        (labels::EGRESS, !settings.egress.forbidden),
+    ];
+    for (label, _) in allowed.into_iter().filter(|(_, allowed)| *allowed) {
+        labels.insert(label.to_owned(), labels::YES.to_owned());
+    }
+    labels
 }
 
 /// Runs the loops, and the drain once `shutdown` is cancelled, or the end of all without one.
