@@ -20,12 +20,14 @@ pub(crate) mod check;
 mod container;
 mod placement;
 mod retry;
+mod secrets;
 mod waits;
 
 pub use check::{holds_nul, is_valid_name, nests_deeper_than};
 pub use container::{ContainerSpec, InputArtifact, Network, Pull, Resources};
 pub use placement::meets;
 pub use retry::{Backoff, Retry, RetryOn, Timeouts};
+pub use secrets::SecretFile;
 pub use waits::{Approval, OnTimeout, Unique, UniqueWhile, WaitFor};
 
 /// The queue of a task that names none.
@@ -87,6 +89,10 @@ pub struct NewTask {
     /// Files that are put into the container before it starts, at most 16.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub artifacts: Vec<InputArtifact>,
+    /// Secrets of the namespace that its program finds as files in `$ORCA_SECRETS_DIR`; at most 32, 256 KiB together. A task
+    /// that a program plans or spawns may name only those that the program's own task names.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub secrets: Vec<SecretFile>,
     /// What the container may use.
     #[serde(default, skip_serializing_if = "is_default")]
     pub resources: Resources,
@@ -188,6 +194,7 @@ impl NewTask {
             container: ContainerSpec { image: image.into(), ..ContainerSpec::default() },
             input: Value::Null,
             artifacts: Vec::new(),
+            secrets: Vec::new(),
             resources: Resources::default(),
             network: Network::None,
             requires: BTreeMap::new(),
@@ -229,6 +236,7 @@ mod tests {
             r#"{"queue":"q","container":{"image":"x"},"input":1,"resources":{"cpus":2.0}}"#,
             r#"{"container":{"image":"x"},"retry":{"max_attempts":1,"backoff":{"initial":"5s"}},"timeouts":{"grace":"0s"}}"#,
             r#"{"container":{"image":"x"},"retry":{"retry_on":[]},"unique":{"key":"k"},"approval":{},"wait_for":[{"signal":"s"}]}"#,
+            r#"{"container":{"image":"x"},"secrets":[{"name":"a"},{"name":"b","as":"c.txt"}]}"#,
         ] {
             let task: NewTask = serde_json::from_str(text).unwrap();
             assert_eq!(serde_json::to_string(&task).unwrap(), text);
@@ -257,6 +265,7 @@ mod tests {
             r#"{"container":{"image":"x"},"unique":{"key":"k","during":"open"}}"#,
             r#"{"container":{"image":"x"},"approval":{"prompts":"?"}}"#,
             r#"{"container":{"image":"x"},"retry":{"exit_code":[1]}}"#,
+            r#"{"container":{"image":"x"},"secrets":[{"name":"a","value":"b"}]}"#,
         ] {
             assert!(serde_json::from_str::<NewTask>(text).is_err(), "{text}");
         }

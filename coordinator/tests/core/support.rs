@@ -138,6 +138,7 @@ fn settings(database: &Database, clock: &Clock, dir: &std::path::Path) -> AppSet
         data_dir: dir.to_owned(),
         lease: LEASE,
         retention: RETENTION,
+        keyring: orca_coordinator::Keyring::default(),
         clock: clock.clone(),
     }
 }
