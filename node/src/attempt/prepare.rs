@@ -5,19 +5,23 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use futures_util::FutureExt;
 use futures_util::future::{BoxFuture, Shared, try_join_all};
 use orca_proto::agent::Brief;
 use orca_proto::attempt::Dependencies;
+use orca_proto::client::ClientError;
 use orca_proto::client::worker::HeldLease;
 use orca_proto::duration::Span;
 use orca_proto::ids::ArtifactId;
 use orca_proto::node::Grant;
+use orca_proto::problem::Kind;
 use orca_proto::task::Outcome;
 
 use super::Interrupted;
 use super::directory::Directory;
-use super::session::{Session, Token};
+use super::redact::Redactor;
+use super::session::{Given, Session, Token};
 use super::socket::Server;
 use crate::daemon::Node;
 use crate::files::{FilesError, InUse};
@@ -82,7 +86,9 @@ pub(super) async fn prepare(
             })
         })
     };
-    let (token, image, inputs, dependencies) = tokio::try_join!(made, image, inputs, dependencies)?;
+    let secrets = secrets(node, grant, lease);
+    let (token, image, inputs, dependencies, secrets) =
+        tokio::try_join!(made, image, inputs, dependencies, secrets)?;
 
     let brief = brief(node, grant, &image)?;
     let readable = readable(grant, dependencies.as_ref());
@@ -98,6 +104,7 @@ pub(super) async fn prepare(
         resources: grant.spec.resources.clone(),
         network: grant.spec.network,
         directory: directory.shared.clone(),
+        secrets: brief.has_secrets,
         artifacts: grant
             .spec
             .artifacts
@@ -107,11 +114,30 @@ pub(super) async fn prepare(
             .collect(),
         image,
     };
-    let session = Session::new(Arc::clone(node), Arc::clone(lease), brief, token, directory, readable);
+    let session =
+        Session::new(Arc::clone(node), Arc::clone(lease), brief, token, directory, readable, secrets);
     let session = Arc::new(session.map_err(here)?);
     let server = Server::start(Arc::clone(&session)).map_err(here)?;
     let heartbeat = grant.spec.timeouts.heartbeat.map(Span::get);
     Ok(Prepared { session, server, launch, heartbeat, _inputs: inputs })
+}
+
+/// The secrets that the task names. One that is not there any more is not there for another node either.
+async fn secrets(node: &Node, grant: &Grant, lease: &HeldLease) -> Result<Given, Interrupted> {
+    if grant.spec.secrets.is_empty() {
+        return Ok(Given { text: Bytes::new(), redactor: Redactor::none() });
+    }
+    let fetched = a_few_times(|| node.client().attempt_secrets(lease.lease)).await;
+    let secrets = fetched.map_err(|error| {
+        Interrupted::Unfit(match error {
+            ClientError::Problem(problem) if matches!(problem.kind, Kind::NotFound | Kind::Validation) => {
+                Outcome::Rejected { reason: problem.to_string() }
+            }
+            error => Outcome::RuntimeError { reason: format!("the secrets could not be fetched: {error}") },
+        })
+    })?;
+    let redactor = Redactor::new(&secrets.secrets).map_err(here)?;
+    Ok(Given { text: serde_json::to_vec(&secrets).map_err(here)?.into(), redactor })
 }
 
 /// What the agent is to run: the task's command, or else the image's own.
@@ -143,6 +169,7 @@ fn brief(node: &Node, grant: &Grant, image: &Image) -> Result<Brief, Interrupted
         input: spec.input.clone(),
         artifacts: spec.artifacts.clone(),
         has_dependencies: grant.has_dependencies,
+        has_secrets: !spec.secrets.is_empty(),
         start_to_close: spec.timeouts.start_to_close,
         grace: spec.timeouts.grace,
         // A node that is silent for longer has lost the lease anyway.

@@ -12,6 +12,7 @@ use sha2::{Digest, Sha256};
 use tokio::sync::{Notify, Semaphore, watch};
 
 use super::directory::Directory;
+use super::redact::Redactor;
 use crate::daemon::Node;
 
 /// JSON bodies that one attempt may have under way at once.
@@ -45,6 +46,12 @@ impl Token {
     }
 }
 
+/// The secrets that an attempt was given. They are in memory alone, for as long as the attempt is.
+pub(super) struct Given {
+    pub(super) text: Bytes,
+    pub(super) redactor: Redactor,
+}
+
 /// One attempt, as its socket sees it.
 pub(super) struct Session {
     pub(super) node: Arc<Node>,
@@ -56,6 +63,10 @@ pub(super) struct Session {
     pub(super) readable: HashSet<ArtifactId>,
     /// The brief as its agent gets it. The one above goes without the input, which may be large.
     pub(super) brief_text: Bytes,
+    /// The secrets as its agent gets them; empty where the task names none.
+    pub(super) secrets_text: Bytes,
+    /// Takes them out of what leaves the node.
+    pub(super) redactor: Redactor,
     pub(super) bodies: Arc<Semaphore>,
     pub(super) large_body: Arc<Semaphore>,
     pub(super) transfers: Arc<Semaphore>,
@@ -78,6 +89,7 @@ impl Session {
         token: Token,
         directory: Directory,
         readable: HashSet<ArtifactId>,
+        secrets: Given,
     ) -> serde_json::Result<Self> {
         let brief_text = serde_json::to_vec(&brief)?.into();
         brief.input = serde_json::Value::Null;
@@ -89,6 +101,8 @@ impl Session {
             directory,
             readable,
             brief_text,
+            secrets_text: secrets.text,
+            redactor: secrets.redactor,
             bodies: Arc::new(Semaphore::new(BODIES)),
             large_body: Arc::new(Semaphore::new(1)),
             transfers: Arc::new(Semaphore::new(TRANSFERS)),
