@@ -24,14 +24,14 @@ use uuid::Uuid;
 use crate::rig::Rig;
 
 /// A rig on the real engine, with an image that holds nothing but the probe.
-struct Bench {
-    rig: Rig,
-    api: Docker,
+pub(crate) struct Bench {
+    pub(crate) rig: Rig,
+    pub(crate) api: Docker,
     image: Imported,
 }
 
 /// An image that goes when its test does, however that ends, with all containers made of it.
-struct Imported(String);
+pub(crate) struct Imported(String);
 
 impl Drop for Imported {
     fn drop(&mut self) {
@@ -45,7 +45,7 @@ impl Drop for Imported {
 }
 
 impl Bench {
-    async fn start() -> Self {
+    pub(crate) async fn start() -> Self {
         Self::with(Duration::from_secs(30)).await
     }
 
@@ -57,7 +57,7 @@ impl Bench {
         Self { rig, api, image }
     }
 
-    fn task(&self, arguments: &[&str]) -> NewTask {
+    pub(crate) fn task(&self, arguments: &[&str]) -> NewTask {
         let mut task = NewTask::new(&self.image.0);
         let arguments = arguments.iter().map(|one| (*one).to_owned());
         task.container.command = std::iter::once("/probe".to_owned()).chain(arguments).collect();
@@ -78,7 +78,7 @@ impl Bench {
         labelled(&self.api, &format!("orca.state={id}")).await
     }
 
-    async fn end(self) {
+    pub(crate) async fn end(self) {
         self.rig.shutdown.cancel();
         self.rig.ended().await.unwrap();
         let left = self.containers().await;
@@ -86,7 +86,7 @@ impl Bench {
         self.rig.stop().await.unwrap();
     }
 
-    fn name(lease: LeaseRef) -> String {
+    pub(crate) fn name(lease: LeaseRef) -> String {
         format!("orca-{}-1-{}", lease.task, lease.token)
     }
 }

@@ -14,4 +14,5 @@ mod docker;
 mod fake;
 mod process;
 mod rig;
+mod secrets;
 mod socket;

@@ -12,13 +12,13 @@ use tokio::net::UnixStream;
 
 use crate::rig::{Rig, shell};
 
-struct Inside {
+pub(crate) struct Inside {
     socket: PathBuf,
     token: String,
 }
 
 impl Inside {
-    fn of(rig: &Rig, lease: LeaseRef) -> Self {
+    pub(crate) fn of(rig: &Rig, lease: LeaseRef) -> Self {
         let dir = rig.state.path().join(format!("attempts/{}-{}", lease.task, lease.token));
         Self { token: std::fs::read_to_string(dir.join("token")).unwrap(), socket: dir.join("node.sock") }
     }
@@ -39,7 +39,7 @@ impl Inside {
         (status, answer.split_once("\r\n\r\n").unwrap().1.to_owned())
     }
 
-    async fn json(&self, method: &str, path: &str, body: &[u8]) -> (u16, String) {
+    pub(crate) async fn json(&self, method: &str, path: &str, body: &[u8]) -> (u16, String) {
         let headers = format!("authorization: Bearer {}\r\ncontent-type: application/json\r\n", self.token);
         self.send(method, path, &headers, body).await
     }
