@@ -10,8 +10,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use aws_lc_rs::aead::{AES_256_GCM, Aad, NONCE_LEN, Nonce, RandomizedNonceKey};
+use aws_lc_rs::rand::{SecureRandom, SystemRandom};
 use base64::Engine;
 use base64::alphabet::STANDARD;
+use base64::engine::general_purpose::STANDARD as BASE64;
 use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
 use orca_proto::secret::SecretValue;
 use sha2::{Digest, Sha256};
@@ -82,6 +84,14 @@ impl fmt::Debug for Keyring {
 }
 
 impl Keyring {
+    /// A new key, as such a text; nothing if the system has no randomness to give.
+    #[must_use]
+    pub fn new_key() -> Option<Zeroizing<String>> {
+        let mut bytes = Zeroizing::new([0; KEY]);
+        SystemRandom::new().fill(bytes.as_mut_slice()).ok()?;
+        Some(Zeroizing::new(BASE64.encode(bytes.as_slice())))
+    }
+
     /// The keys of a text: one per line, of 32 bytes, in base64 or hexadecimal. Empty lines and those that begin with `#` are
     /// passed over.
     ///
@@ -279,6 +289,13 @@ mod tests {
             assert!(why.starts_with("line 2 ") && !why.contains(wrong), "{why}");
         }
         assert!(Keyring::parse("# none\n\n").is_err());
+    }
+
+    #[test]
+    fn a_new_key_is_one_and_no_two_are_the_same() {
+        let ids = [0, 1]
+            .map(|_| Keyring::parse(&Keyring::new_key().unwrap()).unwrap().newest().unwrap().to_owned());
+        assert_ne!(ids[0], ids[1]);
     }
 
     #[test]

@@ -23,6 +23,7 @@ mod queue;
 mod queues;
 mod retry;
 mod schedule;
+mod secret;
 mod selection;
 mod setting;
 mod signal;
@@ -65,6 +66,8 @@ pub(crate) enum Command {
     Queue(queue::QueueCommand),
     #[command(subcommand, visible_alias = "schedules")]
     Schedule(schedule::ScheduleCommand),
+    #[command(subcommand, visible_alias = "secrets")]
+    Secret(secret::SecretCommand),
     Nodes(nodes::NodesArgs),
     #[command(subcommand, visible_alias = "artifacts")]
     Artifact(artifact::ArtifactCommand),
@@ -135,6 +138,7 @@ impl Command {
             Self::Queues(args) => args.run(&client()?, output).await,
             Self::Queue(command) => command.run(&client()?, output).await,
             Self::Schedule(command) => Box::pin(command.run(client, output)).await,
+            Self::Secret(command) => Box::pin(command.run(client, output)).await,
             Self::Namespace(command) => command.run(&client()?, output).await,
             Self::Nodes(args) => args.run(&client()?, output).await,
             Self::Artifact(command) => command.run(&client()?, output).await,
