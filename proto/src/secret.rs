@@ -13,7 +13,8 @@ use zeroize::Zeroizing;
 use crate::limits;
 use crate::problem::FieldError;
 
-/// A secret's value. Its `Debug` prints nothing of it, it has no `Display`, and its memory is overwritten when it goes.
+// Its `Debug` prints nothing of it, it has no `Display`, and its memory is overwritten when it goes.
+/// A secret's value.
 #[derive(Clone, PartialEq, Eq)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[cfg_attr(feature = "openapi", schema(value_type = String))]
