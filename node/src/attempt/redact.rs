@@ -2,7 +2,7 @@
 //!
 //! What is looked for of each value: every line of at least four characters, without the blanks around it, because log lines are
 //! the unit in which text comes; the value in base64, wherever in the encoded text it begins; and, of a value of up to 4 KiB, each
-//! such line as JSON and as a part of a URL write it. What is shorter stays, for it would be found everywhere. One pass over the
+//! such line as JSON and as a part of a URL write it. Long lines are looked for in pieces as well. What is shorter stays, for it would be found everywhere. One pass over the
 //! text finds all of them, in a time that does not depend on how many there are.
 //!
 //! This keeps accidents out of logs. A program that wants to tell its secrets can: it need only write them backwards.
@@ -23,6 +23,11 @@ const MARK: &str = "***";
 const SHORTEST: usize = 4;
 /// The longest value that is looked for in other spellings, in bytes.
 const ENCODED: usize = 4 << 10;
+/// Lines of a value that are longer than this are looked for in pieces too: the agent cuts what is too long for a line of a log, and
+/// programs wrap it. In bytes.
+const LONG: usize = 128;
+/// Characters of such a piece: as many, and one less, may be seen next to a cut.
+const PIECE: usize = 32;
 /// How long the lines are into which programs wrap base64.
 const WRAPPED: [usize; 2] = [64, 76];
 
@@ -51,6 +56,7 @@ impl Redactor {
             let value = secret.value.expose();
             for line in value.split('\n').map(str::trim) {
                 spellings(line, value.len() <= ENCODED, &mut plain);
+                pieces(line, &mut plain);
             }
             in_base64(value, &mut encoded);
         }
@@ -129,6 +135,21 @@ impl Patterns {
 
 fn is_base64(byte: &u8) -> bool {
     byte.is_ascii_alphanumeric() || b"+/-_=".contains(byte)
+}
+
+/// What a long line is made of.
+fn pieces(line: &str, into: &mut BTreeSet<String>) {
+    if line.len() <= LONG {
+        return;
+    }
+    let mut characters = line.chars().map(|char| if char == '\0' { '\u{2400}' } else { char });
+    loop {
+        let piece: String = characters.by_ref().take(PIECE).collect();
+        if piece.is_empty() {
+            return;
+        }
+        into.insert(piece);
+    }
 }
 
 /// A line as it is, as the agent writes it down, and as it looks in JSON and in a URL.
@@ -232,6 +253,22 @@ mod tests {
     }
 
     #[test]
+    fn of_a_long_line_that_is_cut_no_more_is_seen_than_a_piece_at_the_cut() {
+        let value: String = (0..2_000).map(|number| format!("{number:x}.")).collect();
+        let redactor = redactor(&[&value]);
+        for at in [100, 1_000, 3_333, 4_000] {
+            let (head, tail) = value.split_at(at);
+            for mut part in [format!("{head} "), format!(" {tail}")] {
+                redactor.redact(&mut part);
+                assert!(part.contains("***") && part.len() < 3 + 2 + PIECE, "{part}");
+            }
+        }
+        let mut whole = format!("x {value} y");
+        redactor.redact(&mut whole);
+        assert_eq!(whole, "x *** y");
+    }
+
+    #[test]
     fn a_value_in_base64_is_found_wherever_it_begins() {
         for value in ["swordfish", "sword fish", "swordfishes", "pa>?ss~~ÿwörd"] {
             for before in ["", "u", "us", "user:", "longer than that:"] {
@@ -280,7 +317,7 @@ mod tests {
     #[test]
     fn reasons_are_cleaned_and_what_says_nothing_stays() {
         let redactor = redactor(&["swordfish"]);
-        let told = |text: &str| format!("no swordfish {text}").into();
+        let told = |text: &str| format!("no swordfish {text}");
         let mut outcomes = [
             Outcome::Failed { exit_code: 1, reason: Some(told("1")) },
             Outcome::Rejected { reason: told("2") },

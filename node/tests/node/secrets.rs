@@ -42,7 +42,7 @@ fn files_with_it(dir: &Path) -> Vec<PathBuf> {
         } else if kind.is_file() {
             let bytes = fs::read(&path).unwrap_or_default();
             let holds = |text: &&str| bytes.windows(text.len()).any(|window| window == text.as_bytes());
-            if SPELLINGS.iter().any(|text| holds(&text)) {
+            if SPELLINGS.iter().any(holds) {
                 found.push(path);
             }
         }
