@@ -407,7 +407,8 @@ async fn artifacts(connection: &mut PgConnection, place: &Place<'_>, tasks: &[Ne
 }
 
 /// Refuses secrets that the namespace does not have, and of a task under another those that the other does not name: a program
-/// that was given no secret must not be able to plan or spawn its way to one.
+/// that was given no secret must not be able to plan or spawn its way to one. Where nobody waits for the answer, what is not
+/// there is not refused: the attempt is then rejected with the same words, and a schedule does not stop without a trace.
 async fn secrets(connection: &mut PgConnection, place: &Place<'_>, tasks: &[NewTask]) -> Result<(), Error> {
     let wanted: BTreeSet<&str> =
         tasks.iter().flat_map(|task| task.secrets.iter().map(|secret| secret.name.as_str())).collect();
@@ -437,7 +438,7 @@ async fn secrets(connection: &mut PgConnection, place: &Place<'_>, tasks: &[NewT
                 check.fail(pointer(), detail);
             } else if let Some(size) = known.get(name) {
                 bytes += usize::try_from(*size).unwrap_or_default();
-            } else {
+            } else if place.answered || place.parent.is_some() {
                 let detail = format!(
                     "there is no secret {name} in this namespace; set it with `orca secret set {name}`"
                 );

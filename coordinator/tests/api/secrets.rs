@@ -179,11 +179,17 @@ async fn a_secret_that_is_not_there_is_refused_at_enqueue_and_named_when_it_has_
     let (_, _, body) =
         refusal(server.operator(Method::PUT, "/v1/schedules/s").json(&schedule).send().await.unwrap()).await;
     assert_eq!(body["errors"][0]["pointer"], "/task/secrets/1/name");
+    let schedule = json!({"cron": "@daily", "task": with_secrets(&["db"])});
+    let answer = server.operator(Method::PUT, "/v1/schedules/s").json(&schedule).send().await.unwrap();
+    assert_eq!(answer.status(), 201);
     operator.enqueue(&with_secrets(&["db"]), None).await.unwrap();
     operator.remove_secret("db").await.unwrap();
     let (kind, why) = values(&server).await.unwrap_err();
     assert_eq!(kind, Kind::NotFound);
     assert!(why.contains("secret db "), "{why}");
+    // Nobody waits for what a schedule enqueues, so it is not refused, but seen to be rejected.
+    operator.run_schedule("s").await.unwrap();
+    assert_eq!(values(&server).await.unwrap_err().0, Kind::NotFound);
     server.stop().await;
 }
 
