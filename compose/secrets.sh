@@ -1,6 +1,7 @@
 #!/bin/sh
-# Makes the secrets of the Compose stack where they are absent: the key that signs tokens, the database's password, and a
-# token for the operator and for each node. Each service finds its own in its own volume, readable by nobody else.
+# Makes the secrets of the Compose stack where they are absent: the key that signs tokens, the one that tasks' secrets are
+# encrypted with, the database's password, and a token for the operator and for each node. Each service finds its own in
+# its own volume, readable by nobody else.
 #
 # Tokens are valid for a year; one that is older than 30 days is made anew whenever the stack is brought up.
 set -eu
@@ -34,6 +35,14 @@ if [ ! -s "$coordinator/signing-key.pem" ]; then
     hand_over "$coordinator/signing-key.pem.new" "$orca_user"
     mv "$coordinator/signing-key.pem.new" "$coordinator/signing-key.pem"
     echo "secrets: a key that signs tokens"
+fi
+
+if [ ! -s "$coordinator/secrets.key" ]; then
+    rm -f "$coordinator/secrets.key.new"
+    orca secret key --out "$coordinator/secrets.key.new"
+    hand_over "$coordinator/secrets.key.new" "$orca_user"
+    mv "$coordinator/secrets.key.new" "$coordinator/secrets.key"
+    echo "secrets: a key that encrypts secrets"
 fi
 
 if [ ! -s /secrets/postgres/password ]; then

@@ -22,6 +22,7 @@ mod node_client;
 mod oom;
 mod reap;
 mod report;
+mod secrets;
 mod server;
 mod socket;
 mod supervise;

@@ -4,6 +4,8 @@
 mod night;
 #[path = "cli/queue.rs"]
 mod queue;
+#[path = "cli/secret.rs"]
+mod secret;
 mod support;
 
 use std::io::Write;

@@ -9,7 +9,8 @@
 --     GRANT USAGE ON SCHEMA orca TO app;
 --     GRANT EXECUTE ON FUNCTION orca.enqueue(jsonb, text, text), orca.enqueue_many(jsonb[], text) TO app;
 --
--- is all that a role needs. It may enqueue in every namespace then, and read nothing; but it learns which namespaces there are,
+-- is all that a role needs. It may enqueue in every namespace then, and read nothing by itself (a task that it enqueues may name
+-- the namespace's secrets and do with them what it likes, as one that an operator enqueues); but it learns which namespaces there are,
 -- as a name that is none of theirs is raised, and whether an idempotency key was used by SQL.
 --
 -- It can also hold the queue up, as can every role that can log in to this database, whatever it was granted: Postgres lets all of
@@ -60,7 +61,7 @@ BEGIN
         RETURN 'namespace must be 1 to 128 letters, digits or any of ._-@';
     END IF;
     SELECT k INTO v_field FROM jsonb_object_keys(p_spec) AS k
-    WHERE k <> ALL ('{key,name,role,queue,group,priority,run_at,delay,deadline,container,input,artifacts,resources,network,requires,prefers,retry,timeouts,depends_on,on_dependency_failure,on_child_failure,unique,approval,wait_for,labels,annotations}'::text[])
+    WHERE k <> ALL ('{key,name,role,queue,group,priority,run_at,delay,deadline,container,input,artifacts,secrets,resources,network,requires,prefers,retry,timeouts,depends_on,on_dependency_failure,on_child_failure,unique,approval,wait_for,labels,annotations}'::text[])
     LIMIT 1;
     IF v_field IS NOT NULL THEN
         RETURN format('/%s unknown field `%s`', v_field, v_field);

@@ -10,6 +10,7 @@ pub mod clock;
 mod db;
 pub(crate) mod dispatch;
 pub mod error;
+pub mod keyring;
 pub mod lifecycle;
 mod metrics;
 mod reconcile;
@@ -30,8 +31,10 @@ use tokio_util::task::TaskTracker;
 
 pub use app::StartError;
 pub use clock::Clock;
+pub use keyring::Keyring;
 pub use settings::{
-    AuthSettings, DatabaseSettings, QueueSettings, Secret, ServerSettings, Settings, StorageSettings,
+    AuthSettings, DatabaseSettings, QueueSettings, Secret, SecretsSettings, ServerSettings, Settings,
+    StorageSettings,
 };
 
 /// How long the reconcilers may take to end once the last request was answered.
@@ -60,7 +63,12 @@ pub async fn run_with_clock(
     shutdown: CancellationToken,
     clock: Clock,
 ) -> Result<(), StartError> {
-    let resolved = settings.resolve(clock)?;
+    let mut resolved = settings.resolve(clock)?;
+    if let Some(command) = &settings.secrets.key_command {
+        let running = Keyring::of_command(settings::KEY_COMMAND, command);
+        let Some(printed) = shutdown.run_until_cancelled(running).await else { return Ok(()) };
+        resolved.app.keyring = printed?;
+    }
     let tracker = TaskTracker::new();
     let starting = app::App::start(resolved.app, shutdown.clone(), &tracker);
     let Some(started) = shutdown.run_until_cancelled(starting).await else { return Ok(()) };

@@ -13,12 +13,16 @@ use orca_proto::duration::Span;
 use orca_proto::quantity::Bytes;
 use orca_proto::token::{SigningKey, Verifier};
 use sqlx::postgres::PgConnectOptions;
+use zeroize::Zeroizing;
 
 use crate::app::{AppSettings, StartError};
 use crate::clock::Clock;
+use crate::keyring::Keyring;
 
 /// The most that is read of a key or password file, in bytes.
 const SECRET_FILE: u64 = 64 << 10;
+/// Names the command that prints keys.
+pub(crate) const KEY_COMMAND: &str = "ORCA_SECRETS_KEY_COMMAND";
 /// The address when none is given.
 const LISTEN: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 7070);
 
@@ -68,6 +72,9 @@ pub struct Settings {
     /// Where it keeps files.
     #[command(flatten)]
     pub storage: StorageSettings,
+    /// What it encrypts secrets with.
+    #[command(flatten)]
+    pub secrets: SecretsSettings,
     /// How the queue behaves.
     #[command(flatten)]
     pub queue: QueueSettings,
@@ -119,6 +126,24 @@ pub struct StorageSettings {
     pub data_dir: PathBuf,
 }
 
+/// What the coordinator encrypts secrets with. With neither there are no secrets.
+#[derive(Clone, Debug, Default, Args)]
+pub struct SecretsSettings {
+    /// The keys that secrets are encrypted with: 32 random bytes each, in base64 or hexadecimal, one per line. The first encrypts, all
+    /// decrypt. Only its owner may read the file. `openssl rand -base64 32` makes one. Coordinators on one database need the same
+    #[arg(
+        long = "secrets-key-file",
+        env = "ORCA_SECRETS_KEY_FILE",
+        value_name = "FILE",
+        conflicts_with = "key_command"
+    )]
+    pub key_file: Option<PathBuf>,
+    /// A shell command that prints those keys, such as one that has a key management service decrypt them; run once, at the start, for
+    /// at most 30 s
+    #[arg(long = "secrets-key-command", env = KEY_COMMAND, value_name = "COMMAND")]
+    pub key_command: Option<String>,
+}
+
 /// How the queue behaves.
 #[derive(Clone, Debug, Args)]
 pub struct QueueSettings {
@@ -159,6 +184,7 @@ impl Settings {
             },
             auth: AuthSettings { signing_key_file: key.into() },
             storage: StorageSettings { data_dir: data_dir.into() },
+            secrets: SecretsSettings::default(),
             queue: QueueSettings {
                 lease: Span::secs(30),
                 retention: Span::secs(168 * 3_600),
@@ -193,6 +219,7 @@ impl Settings {
                 lease: self.queue.lease.get(),
                 retention: self.queue.retention.get(),
                 log_limit: i64::try_from(self.queue.log_limit.0).unwrap_or(i64::MAX),
+                keyring: self.secrets.keyring()?,
                 clock,
             },
             verifier: self.auth.verifier()?,
@@ -231,17 +258,7 @@ impl AuthSettings {
     fn verifier(&self) -> Result<Verifier, StartError> {
         const NAME: &str = "ORCA_SIGNING_KEY_FILE";
         let path = &self.signing_key_file;
-        let file = File::open(path);
-        if let Ok(mode) = file.as_ref().map_err(drop).and_then(|file| file.metadata().map_err(drop))
-            && mode.mode() & 0o077 != 0
-        {
-            return Err(StartError::Setting(format!(
-                "{NAME}: others can read {} (mode {:04o}), and whoever reads it can sign tokens; run: chmod 600 {0}",
-                path.display(),
-                mode.mode() & 0o7777,
-            )));
-        }
-        let text = read_secret(NAME, path, file)?;
+        let text = read_private(NAME, path, "sign tokens")?;
         let key = SigningKey::from_pem(&text).map_err(|error| {
             StartError::Setting(format!(
                 "{NAME}: {} is {error}; make one with: orca token key --out {0}",
@@ -250,6 +267,37 @@ impl AuthSettings {
         })?;
         Ok(Verifier::new([&key]))
     }
+}
+
+impl SecretsSettings {
+    /// The keys of the file, or none.
+    fn keyring(&self) -> Result<Keyring, StartError> {
+        const NAME: &str = "ORCA_SECRETS_KEY_FILE";
+        let Some(path) = &self.key_file else { return Ok(Keyring::default()) };
+        if self.key_command.is_some() {
+            return Err(StartError::Setting(format!(
+                "{NAME} and {KEY_COMMAND} are both set; the keys come from one of them"
+            )));
+        }
+        let text = Zeroizing::new(read_private(NAME, path, "decrypt all secrets")?);
+        Keyring::parse(&text)
+            .map_err(|why| StartError::Setting(format!("{NAME}: of {}, {why}", path.display())))
+    }
+}
+
+/// The text of a file that nobody else can read; `power` is what whoever reads it can do.
+fn read_private(name: &str, path: &Path, power: &str) -> Result<String, StartError> {
+    let file = File::open(path);
+    if let Ok(mode) = file.as_ref().map_err(drop).and_then(|file| file.metadata().map_err(drop))
+        && mode.mode() & 0o077 != 0
+    {
+        return Err(StartError::Setting(format!(
+            "{name}: others can read {} (mode {:04o}), and whoever reads it can {power}; run: chmod 600 {0}",
+            path.display(),
+            mode.mode() & 0o7777,
+        )));
+    }
+    read_secret(name, path, file)
 }
 
 fn read_secret(name: &str, path: &Path, file: std::io::Result<File>) -> Result<String, StartError> {
@@ -317,6 +365,25 @@ mod tests {
         let mut settings = good;
         settings.database.url = Secret::new("mysql://x");
         assert!(refusal(&settings).starts_with("DATABASE_URL must be"));
+    }
+
+    #[test]
+    fn a_file_of_keys_is_read_and_refused_when_others_can_read_it_or_it_holds_none() {
+        let (dir, mut settings) = with_key(0o600);
+        let path = dir.path().join("secrets.key");
+        settings.secrets.key_file = Some(path.clone());
+        std::fs::write(&path, "ICEiIyQlJicoKSorLC0uLzAxMjM0NTY3ODk6Ozw9Pj8=\n").unwrap();
+        std::fs::set_permissions(&path, PermissionsExt::from_mode(0o640)).unwrap();
+        let told = refusal(&settings);
+        assert!(told.starts_with("ORCA_SECRETS_KEY_FILE") && told.contains("chmod 600 "), "{told}");
+        std::fs::set_permissions(&path, PermissionsExt::from_mode(0o600)).unwrap();
+        assert!(settings.resolve(Clock::system()).unwrap().app.keyring.newest().is_some());
+        let mut both = settings.clone();
+        both.secrets.key_command = Some("true".to_owned());
+        assert!(refusal(&both).contains("both set"));
+        std::fs::write(&path, "hunter2").unwrap();
+        let told = refusal(&settings);
+        assert!(told.contains("line 1 is not a key") && !told.contains("hunter2"), "{told}");
     }
 
     #[test]

@@ -152,6 +152,10 @@ fn these_are_the_routes_and_who_may_call_them() {
     get /v1/schedules/{name}: operator
     put /v1/schedules/{name}: operator
     get /v1/schedules: operator
+    post /v1/secret-rotations: admin
+    delete /v1/secrets/{name}: operator
+    put /v1/secrets/{name}: operator
+    get /v1/secrets: operator
     post /v1/tasks/{id}/approval: operator
     get /v1/tasks/{id}/artifacts: operator
     put /v1/tasks/{id}/attempts/{token}/artifacts/{name}: planner, worker
@@ -160,6 +164,7 @@ fn these_are_the_routes_and_who_may_call_them() {
     post /v1/tasks/{id}/attempts/{token}/logs: planner, worker
     post /v1/tasks/{id}/attempts/{token}/progress: planner, worker
     post /v1/tasks/{id}/attempts/{token}/report: planner, worker
+    get /v1/tasks/{id}/attempts/{token}/secrets: planner, worker
     get /v1/tasks/{id}/attempts/{token}/signals/{name}: planner, worker
     post /v1/tasks/{id}/attempts/{token}/start: planner, worker
     post /v1/tasks/{id}/cancellation: operator

@@ -10,6 +10,7 @@
 //! | `bin/orca-agent` | the agent, read-only |
 //! | `in/input.json`, `in/dependencies.json` | the task's input; [`crate::attempt::Dependencies`] |
 //! | `files/NAME` | the input artifacts, read-only |
+//! | `secrets/NAME` | the task's secrets, in memory; written by the agent before it starts the program |
 //! | `out/result.json`, `out/plan.json` | where a program may leave its result or plan instead of posting it |
 //! | `spool/report.json` | the agent's report, written and fsynced before it is posted |
 //!
@@ -53,6 +54,8 @@ pub mod routes {
     /// of a connection to that host, in both directions. 403 `egress-refused` where the task may not reach it, 502
     /// `unreachable`, 504 `timeout`, 429 where too many are open.
     pub const EGRESS: &str = "/v1/egress";
+    /// `GET` → [`crate::secret::AttemptSecrets`].
+    pub const SECRETS: &str = "/v1/secrets";
     /// `POST` [`super::AgentReport`] → 204 once the node has it on disk. The agent only.
     pub const REPORT: &str = "/v1/report";
     /// `GET` on `agent.sock` → [`super::Health`].
@@ -86,6 +89,8 @@ pub mod env {
     pub const DEPENDENCIES: &str = "ORCA_DEPENDENCIES";
     /// Path of the directory of input artifacts.
     pub const FILES: &str = "ORCA_FILES";
+    /// Path of the directory of secrets; set where there are some.
+    pub const SECRETS: &str = "ORCA_SECRETS_DIR";
     /// Path of `out/result.json`.
     pub const RESULT: &str = "ORCA_RESULT";
     /// Path of `out/plan.json`.
@@ -108,6 +113,8 @@ pub mod files {
     pub const DEPENDENCIES: &str = "in/dependencies.json";
     /// The directory of input artifacts.
     pub const FILES: &str = "files";
+    /// The directory of secrets, which is in memory.
+    pub const SECRETS: &str = "secrets";
     /// Where a program may leave its result.
     pub const RESULT: &str = "out/result.json";
     /// Where a program may leave its plan.
@@ -155,6 +162,9 @@ pub struct Brief {
     pub egress: bool,
     /// Whether `in/dependencies.json` is there.
     pub has_dependencies: bool,
+    /// Whether there are secrets to fetch before the program is started.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub has_secrets: bool,
     /// How long the program may run.
     pub start_to_close: Span,
     /// Between SIGTERM and SIGKILL.

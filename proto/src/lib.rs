@@ -3,7 +3,7 @@
 //! Everything that crosses a wire is defined here and nowhere else: typed ids ([`ids`]), what an operator asks for
 //! ([`spec`], [`plan`]), what the coordinator answers ([`task`], [`event`], [`log`], [`artifact`], [`page`], [`why`]), what
 //! operators set and order ([`queue`], [`schedule`], [`namespace`], [`selector`], [`dead_letter`], [`approval`],
-//! [`signal`]), what nodes and coordinator say to each other ([`node`], [`attempt`]), what the agent and its node say ([`agent`]), the one error
+//! [`signal`], [`secret`]), what nodes and coordinator say to each other ([`node`], [`attempt`]), what the agent and its node say ([`agent`]), the one error
 //! format ([`problem`]), tokens ([`token`], feature `auth`) and the typed client ([`client`], feature `client`).
 //! Limits that several parts must agree on are in [`limits`].
 //!
@@ -29,6 +29,7 @@ pub mod problem;
 pub mod quantity;
 pub mod queue;
 pub mod schedule;
+pub mod secret;
 pub mod selector;
 pub mod signal;
 pub mod spec;

@@ -72,6 +72,14 @@ pub const SIGNALS: usize = 8;
 pub const UNREAD_SIGNALS: usize = 64;
 /// A signal's payload, as JSON text.
 pub const SIGNAL: usize = 64 << 10;
+/// One secret.
+pub const SECRET: usize = 64 << 10;
+/// Secrets of one task.
+pub const SECRETS: usize = 32;
+/// Secrets of one task together: its node looks for all of them in whatever the task says.
+pub const SECRETS_BYTES: usize = 256 << 10;
+/// Secrets that one namespace may have.
+pub const SECRETS_PER_NAMESPACE: i64 = 10_000;
 /// Exit codes in one list of a retry policy.
 pub const EXIT_CODES: usize = 64;
 /// Ids in one selector.

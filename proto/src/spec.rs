@@ -21,6 +21,7 @@ mod container;
 mod egress;
 mod placement;
 mod retry;
+mod secrets;
 mod waits;
 
 pub use check::{holds_nul, is_valid_name, nests_deeper_than};
@@ -28,6 +29,7 @@ pub use container::{ContainerSpec, InputArtifact, Network, Pull, Resources};
 pub use egress::{Destination, EgressRule, Host, USUAL_PORTS};
 pub use placement::meets;
 pub use retry::{Backoff, Retry, RetryOn, Timeouts};
+pub use secrets::SecretFile;
 pub use waits::{Approval, OnTimeout, Unique, UniqueWhile, WaitFor};
 
 /// The queue of a task that names none.
@@ -89,6 +91,10 @@ pub struct NewTask {
     /// Files that are put into the container before it starts, at most 16.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub artifacts: Vec<InputArtifact>,
+    /// Secrets of the namespace that its program finds as files in `$ORCA_SECRETS_DIR`; at most 32, 256 KiB together. A task
+    /// that a program plans or spawns may name only those that the program's own task names.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub secrets: Vec<SecretFile>,
     /// What the container may use.
     #[serde(default, skip_serializing_if = "is_default")]
     pub resources: Resources,
@@ -190,6 +196,7 @@ impl NewTask {
             container: ContainerSpec { image: image.into(), ..ContainerSpec::default() },
             input: Value::Null,
             artifacts: Vec::new(),
+            secrets: Vec::new(),
             resources: Resources::default(),
             network: Network::None,
             requires: BTreeMap::new(),
@@ -233,6 +240,7 @@ mod tests {
             r#"{"container":{"image":"x"},"network":"open"}"#,
             r#"{"container":{"image":"x"},"network":{"egress":["example.com"]}}"#,
             r#"{"container":{"image":"x"},"retry":{"retry_on":[]},"unique":{"key":"k"},"approval":{},"wait_for":[{"signal":"s"}]}"#,
+            r#"{"container":{"image":"x"},"secrets":[{"name":"a"},{"name":"b","as":"c.txt"}]}"#,
         ] {
             let task: NewTask = serde_json::from_str(text).unwrap();
             assert_eq!(serde_json::to_string(&task).unwrap(), text);
@@ -264,6 +272,7 @@ mod tests {
             r#"{"container":{"image":"x"},"network":{"egres":["a"]}}"#,
             r#"{"container":{"image":"x"},"network":{"egress":["a"],"open":null}}"#,
             r#"{"container":{"image":"x"},"network":"egress"}"#,
+            r#"{"container":{"image":"x"},"secrets":[{"name":"a","value":"b"}]}"#,
         ] {
             assert!(serde_json::from_str::<NewTask>(text).is_err(), "{text}");
         }

@@ -6,6 +6,7 @@ mod plan;
 mod progress;
 mod put;
 mod result;
+mod secret;
 mod show;
 mod signal;
 mod source;
@@ -48,6 +49,8 @@ pub(crate) enum Verb {
     Put(put::Put),
     /// Fetch an artifact of this task's inputs or dependencies
     Get(get::Get),
+    /// Print one of the task's secrets
+    Secret(secret::Secret),
     /// Print the dependencies and their results as JSON
     Dependencies,
     /// Print the task's input as JSON
@@ -116,6 +119,7 @@ impl Verb {
             Self::Signal(verb) => verb.run(dir).await,
             Self::Put(verb) => verb.run(dir).await,
             Self::Get(verb) => verb.run(dir).await,
+            Self::Secret(verb) => verb.run(dir).await,
             Self::Dependencies => show::dependencies(dir),
             Self::Input => show::input(dir),
         }

@@ -33,7 +33,7 @@ use crate::logs::{self, LogQueue};
 use crate::node_client::{CallError, NodeClient};
 use crate::oom::KillCount;
 use crate::server::{self, Desk};
-use crate::{egress, reap, report, socket};
+use crate::{egress, reap, report, secrets, socket};
 
 /// How long to look for a node before there has been any contact.
 const CONNECT: Duration = Duration::from_secs(60);
@@ -61,6 +61,9 @@ pub(crate) enum AgentError {
     /// The brief makes no sense.
     #[error("the attempt's brief cannot be read; are agent and node of one version? {0}")]
     BriefText(serde_json::Error),
+    /// The secrets that the brief speaks of could not be had.
+    #[error("cannot get the task's secrets: {0}")]
+    Secrets(String),
     /// Something that the agent needs of its machine.
     #[error("{what}: {source}")]
     Machine {
@@ -165,6 +168,9 @@ async fn terminated(signals: &mut Signals) {
 
 impl Attempt {
     async fn run(mut self) -> Result<(), AgentError> {
+        if self.brief.has_secrets {
+            self.fetch_secrets().await?;
+        }
         let kills = KillCount::begin();
         let program = match program::start(&self.brief, &self.dir, self.proxy()) {
             Ok(program) => program,
@@ -203,6 +209,24 @@ impl Attempt {
             Ok(outcome) => self.settle(outcome, Some(Deliveries { readers, started, shipped })).await,
             Err(gone) => Err(self.gone(gone)),
         }
+    }
+
+    /// Puts the task's secrets where its program looks for them.
+    async fn fetch_secrets(&mut self) -> Result<(), AgentError> {
+        let contact = Arc::clone(&self.contact);
+        let answer = tokio::select! {
+            answer = contact.deliver(Method::GET, routes::SECRETS, Bytes::new()) => answer,
+            gone = &mut self.until_gone => return Err(self.gone(gone)),
+            () = terminated(&mut self.signals) => return Err(AgentError::Stopped),
+            Some(_) = self.stops.recv() => return Err(AgentError::Stopped),
+        };
+        let answer = answer.map_err(|error| match error {
+            Undelivered::LeaseLost => AgentError::LeaseLost,
+            Undelivered::Refused(problem) => AgentError::Secrets(problem.to_string()),
+        })?;
+        let given = secrets::read(&answer).map_err(AgentError::Secrets)?;
+        secrets::write(&self.dir, &given)
+            .map_err(|source| AgentError::Machine { what: "cannot write the task's secrets", source })
     }
 
     /// Waits for the program's end, and brings it about where that is asked for.

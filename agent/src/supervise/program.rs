@@ -114,6 +114,9 @@ fn variables(brief: &Brief, dir: &AttemptDir, agent: &Path) -> Vec<(&'static str
         };
         variables.push((env::STEP, step.into()));
     }
+    if brief.has_secrets {
+        variables.push((env::SECRETS, dir.path(files::SECRETS).into()));
+    }
     if brief.has_dependencies {
         variables.push((env::DEPENDENCIES, dir.path(files::DEPENDENCIES).into()));
     }

@@ -23,6 +23,7 @@ use orca_proto::ids::{ArtifactId, FencingToken, TaskId};
 use orca_proto::log::{LogAck, LogAppend, LogLine, Stream};
 use orca_proto::plan::Enqueued;
 use orca_proto::problem::{Kind, Problem};
+use orca_proto::secret::{AttemptSecrets, Delivered};
 use orca_proto::spec::Role;
 use orca_proto::task::{Outcome, Progress};
 use rustix::process::{Pid, Signal};
@@ -53,6 +54,8 @@ pub(crate) struct Told {
     pub(crate) artifacts: BTreeMap<String, Bytes>,
     /// Signals that have come, by name.
     pub(crate) signals: BTreeMap<String, Value>,
+    /// The secrets of the task.
+    pub(crate) secrets: Vec<Delivered>,
     /// The paths and queries of the waits for signals.
     pub(crate) awaited: Vec<String>,
     /// What hosts (with their ports) there are outside. All others are refused.
@@ -100,7 +103,7 @@ impl FakeNode {
 
     pub(crate) fn with_command(command: &[&str]) -> Self {
         let root = tempfile::tempdir().unwrap();
-        for dir in ["in", "out", "spool", "files"] {
+        for dir in ["in", "out", "spool", "files", "secrets"] {
             std::fs::create_dir(root.path().join(dir)).unwrap();
         }
         std::fs::write(root.path().join(files::TOKEN), TOKEN).unwrap();
@@ -120,6 +123,7 @@ impl FakeNode {
             artifacts: Vec::new(),
             egress: false,
             has_dependencies: false,
+            has_secrets: false,
             start_to_close: Span::secs(60),
             grace: Span::secs(20),
             orphan_after: Span::secs(60),
@@ -318,6 +322,9 @@ async fn answer(request: Request<Incoming>, brief: &Brief, told: &Mutex<Told>) -
     let path = head.uri.path();
     match (head.method, path) {
         (Method::GET, routes::ATTEMPT) => json(brief),
+        (Method::GET, routes::SECRETS) if !told.secrets.is_empty() => {
+            json(&AttemptSecrets { secrets: told.secrets.clone() })
+        }
         (Method::POST, routes::STARTED) => {
             told.started.push(serde_json::from_slice::<Started>(&body).unwrap().pid);
             nothing()

@@ -7,5 +7,6 @@ mod fake_node;
 mod node_away;
 mod outcomes;
 mod output;
+mod secrets;
 mod stopping;
 mod verbs;

@@ -5,6 +5,8 @@ use std::num::{IntErrorKind, ParseIntError};
 use std::str::FromStr;
 
 use orca_proto::limits;
+use orca_proto::secret::is_valid_name;
+use orca_proto::spec::SecretFile;
 
 use crate::error::Failure;
 
@@ -51,6 +53,23 @@ pub(super) fn variable(text: &str) -> Result<(String, String), String> {
         ));
     }
     Ok((name, value))
+}
+
+/// A secret's name, and what its file is called where that is something else.
+///
+/// # Errors
+/// What that looks like.
+pub(super) fn secret(text: &str) -> Result<SecretFile, String> {
+    let (name, file) = match text.split_once('=') {
+        Some((name, file)) => (name, Some(file)),
+        None => (text, None),
+    };
+    if !is_valid_name(name) || file.is_some_and(|file| !is_valid_name(file)) {
+        return Err("must be NAME or NAME=FILE, both of 1 to 128 letters, digits or any of ._- and without a dot in front; the \
+                    value is set by `orca secret set NAME`"
+            .to_owned());
+    }
+    Ok(SecretFile { name: name.to_owned(), r#as: file.map(ToOwned::to_owned) })
 }
 
 /// A whole number.

@@ -24,6 +24,7 @@ mod queue;
 mod queues;
 mod retry;
 mod schedule;
+mod secret;
 mod selection;
 mod setting;
 mod signal;
@@ -66,6 +67,8 @@ pub(crate) enum Command {
     Queue(queue::QueueCommand),
     #[command(subcommand, visible_alias = "schedules")]
     Schedule(schedule::ScheduleCommand),
+    #[command(subcommand, visible_alias = "secrets")]
+    Secret(secret::SecretCommand),
     Nodes(nodes::NodesArgs),
     #[command(subcommand)]
     Node(node::NodeCommand),
@@ -138,6 +141,7 @@ impl Command {
             Self::Queues(args) => args.run(&client()?, output).await,
             Self::Queue(command) => command.run(&client()?, output).await,
             Self::Schedule(command) => Box::pin(command.run(client, output)).await,
+            Self::Secret(command) => Box::pin(command.run(client, output)).await,
             Self::Namespace(command) => command.run(&client()?, output).await,
             Self::Nodes(args) => args.run(&client()?, output).await,
             Self::Node(command) => command.run(&client()?, output).await,

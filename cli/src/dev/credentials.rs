@@ -1,8 +1,9 @@
-//! The keys of one `orca dev`: a signing key made once, and tokens made anew at each start.
+//! The keys of one `orca dev`: a signing key and a key for secrets made once, and tokens made anew at each start.
 
 use std::path::{Path, PathBuf};
 
 use jiff::Timestamp;
+use orca_coordinator::Keyring;
 use orca_proto::duration::Span;
 use orca_proto::token::{Access, DEFAULT_NAMESPACE, SigningKey};
 
@@ -16,6 +17,8 @@ const VALID: Span = Span::secs(365 * 86_400);
 pub(super) struct Credentials {
     /// The signing key's file.
     pub(super) key_file: PathBuf,
+    /// The file of the key that secrets are encrypted with.
+    pub(super) secrets_key_file: PathBuf,
     /// The operator's token's file.
     pub(super) operator_file: PathBuf,
     /// The operator's token.
@@ -39,6 +42,12 @@ impl Credentials {
             })?;
             secret_file::write(&key_file, key.to_pem(), Existing::Keep)?;
         }
+        let secrets_key_file = data.join("secrets.key");
+        if !secrets_key_file.exists() {
+            let key = Keyring::new_key()
+                .ok_or_else(|| Failure::new(Exit::Other, "cannot make a key for secrets"))?;
+            secret_file::write(&secrets_key_file, &key, Existing::Keep)?;
+        }
         let key = SigningKey::from_pem(&secret_file::read(&key_file)?).map_err(|error| {
             Failure::invalid(format!("{} is not a signing key", key_file.display()))
                 .because(error.to_string())
@@ -55,6 +64,7 @@ impl Credentials {
             planner: issue("dev-planner", Access::Planner)?,
             worker: issue("dev-worker", Access::Worker)?,
             key_file,
+            secrets_key_file,
             operator_file,
         })
     }

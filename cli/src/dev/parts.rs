@@ -61,8 +61,9 @@ impl Parts {
             hurry: CancellationToken::new(),
             coordinator: CancellationToken::new(),
         };
-        let settings =
+        let mut settings =
             orca_coordinator::Settings::new(database_url, data.coordinator(), credentials.key_file.clone());
+        settings.secrets.key_file = Some(credentials.secrets_key_file.clone());
         let shutdown = parts.coordinator.clone();
         parts.running.spawn(async move {
             let ended: Result<(), StartError> =

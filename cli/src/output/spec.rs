@@ -2,7 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use orca_proto::spec::{Approval, Backoff, Network, NewTask, OnTimeout, Retry, RetryOn, UniqueWhile};
+use orca_proto::spec::{
+    Approval, Backoff, Network, NewTask, OnTimeout, Retry, RetryOn, SecretFile, UniqueWhile,
+};
 
 use super::escape;
 use crate::error::Failure;
@@ -32,6 +34,14 @@ pub(crate) fn fields(
         limits.push_str(&format!(", in line {limit}"));
     }
     field("limits", &limits)?;
+    if !spec.secrets.is_empty() {
+        let one = |secret: &SecretFile| match &secret.r#as {
+            Some(file) => format!("{} as {file}", secret.name),
+            None => secret.name.clone(),
+        };
+        let all: Vec<String> = spec.secrets.iter().map(one).collect();
+        field("secrets", &escape::line(&all.join(", ")))?;
+    }
     match &spec.network {
         Network::None => {}
         Network::Egress(hosts) => field("network", &escape::line(&format!("only {}", hosts.join(", "))))?,

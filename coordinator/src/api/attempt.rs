@@ -2,6 +2,7 @@
 
 use axum::extract::State;
 use axum::http::StatusCode;
+use axum::http::header::CACHE_CONTROL;
 use axum::response::{IntoResponse, Response};
 use orca_proto::attempt::{Children, Dependencies, Received, Report, Reported, SignalQuery};
 use orca_proto::ids::{FencingToken, TaskId};
@@ -9,6 +10,7 @@ use orca_proto::limits;
 use orca_proto::log::{LogAck, LogAppend};
 use orca_proto::node::LeaseRef;
 use orca_proto::plan::Enqueued;
+use orca_proto::secret::AttemptSecrets;
 use orca_proto::task::Progress;
 
 use super::auth::NodeAuth;
@@ -123,6 +125,27 @@ pub(super) async fn dependencies(
     Path(path): Path<LeasePath>,
 ) -> Result<Json<Dependencies>, Refusal> {
     Ok(Json(app.attempt_dependencies(&who, path.lease()).await?))
+}
+
+/// Read secrets
+///
+/// The secrets that the attempt's task names, in plain text. Whoever does not hold the lease gets none.
+#[utoipa::path(
+    get,
+    path = "/v1/tasks/{id}/attempts/{token}/secrets",
+    tag = "attempts",
+    operation_id = "read_secrets",
+    params(LeasePath),
+    security(("bearer" = ["planner"]), ("bearer" = ["worker"])),
+    responses((status = 200, description = "The secrets", body = AttemptSecrets)),
+)]
+pub(super) async fn secrets(
+    NodeAuth(who): NodeAuth,
+    State(app): State<App>,
+    Path(path): Path<LeasePath>,
+) -> Result<Response, Refusal> {
+    let secrets: Json<AttemptSecrets> = Json(app.attempt_secrets(&who, path.lease()).await?);
+    Ok(([(CACHE_CONTROL, "no-store")], secrets).into_response())
 }
 
 /// Wait for a signal

@@ -21,6 +21,7 @@ use utoipa::openapi::{ComponentsBuilder, ContentBuilder, ObjectBuilder, Ref, Ref
         (name = "queues", description = "Limits, rates, weights and pauses, by queue and group"),
         (name = "namespaces", description = "Quotas; for admins"),
         (name = "schedules", description = "Enqueue again and again, by cron expressions in time zones"),
+        (name = "secrets", description = "Values that programs are given and nobody is told again"),
         (name = "artifacts", description = "Files that outlive a container"),
         (name = "events", description = "What happens, as it happens"),
         (name = "nodes", description = "Planners and workers: register, claim, renew"),

@@ -22,6 +22,7 @@ mod queue;
 mod refusal;
 mod routes;
 mod schedule;
+mod secret;
 mod share;
 mod sse;
 mod task;

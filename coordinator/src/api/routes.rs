@@ -8,7 +8,7 @@ use utoipa_axum::routes;
 
 use super::{
     Api, artifact, attempt, batch, dead_letter, document, event, gate, health, log, namespace, node,
-    pipeline, queue, schedule, task,
+    pipeline, queue, schedule, secret, task,
 };
 
 /// Every route, and the document that describes it.
@@ -31,6 +31,8 @@ pub(super) fn list() -> OpenApiRouter<Api> {
         .routes(routes!(node::get))
         .routes(routes!(node::cordon))
         .routes(routes!(node::uncordon))
+        .routes(routes!(secret::put, secret::delete))
+        .routes(routes!(attempt::secrets))
         .routes(routes!(attempt::start))
         .routes(routes!(attempt::progress))
         .routes(routes!(attempt::logs))
@@ -54,6 +56,7 @@ pub(super) fn list() -> OpenApiRouter<Api> {
         .routes(routes!(dead_letter::cancel))
         .routes(routes!(dead_letter::retry))
         .routes(routes!(dead_letter::purge))
+        .routes(routes!(secret::rotate))
         .routes(routes!(attempt::children))
         .routes(routes!(attempt::dependencies))
         .routes(routes!(attempt::report))
@@ -69,6 +72,7 @@ pub(super) fn list() -> OpenApiRouter<Api> {
         .routes(routes!(task::list))
         .routes(routes!(dead_letter::list))
         .routes(routes!(schedule::list))
+        .routes(routes!(secret::list))
         .route_layer(from_fn(pipeline::ordinary));
     let held_queried =
         OpenApiRouter::new().routes(routes!(attempt::signal)).route_layer(from_fn(pipeline::held));

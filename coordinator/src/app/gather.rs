@@ -74,6 +74,7 @@ pub(crate) fn is_simple(task: &NewTask) -> bool {
         && task.wait_for.is_empty()
         && task.depends_on.is_empty()
         && task.artifacts.is_empty()
+        && task.secrets.is_empty()
         && task.timeouts.schedule_to_start.is_none()
         && task.on_dependency_failure == OnDependencyFailure::default()
         && task.on_child_failure == OnChildFailure::default()

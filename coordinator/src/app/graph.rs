@@ -15,11 +15,12 @@ use uuid::Uuid;
 use super::Error;
 use super::lane::{lane_of, same_lane};
 use super::lines::Lines;
+use super::secret::too_large;
 use super::{quota, reach, unique};
 use crate::db::dependency::Target;
 use crate::db::insert::Prepared;
 use crate::db::snapshot::{self, Locked};
-use crate::db::{artifact, dependency, lane, session};
+use crate::db::{artifact, dependency, lane, secret, session, task};
 use crate::dispatch::LaneKey;
 use crate::lifecycle::{Event, Open, SKIPPED_FOR, Snapshot, transition};
 
@@ -143,6 +144,7 @@ async fn decide(
     // After the tasks: lanes that are not there yet are made under the lock of the namespace's quota.
     let lanes = lanes(connection, place, &tasks).await?;
     artifacts(connection, place, &tasks).await?;
+    secrets(connection, place, &tasks).await?;
     let mut prepared = Vec::with_capacity(tasks.len());
     for (index, spec) in tasks.into_iter().enumerate() {
         let id = *ids.get(index).ok_or_else(|| Error::Internal("fewer ids than tasks".to_owned()))?;
@@ -400,6 +402,52 @@ async fn artifacts(connection: &mut PgConnection, place: &Place<'_>, tasks: &[Ne
                 let pointer = place.pointer(index, &format!("/artifacts/{at}/id"));
                 check.fail(pointer, format!("{} is no artifact of this namespace", input.id));
             }
+        }
+    }
+    check.done()
+}
+
+/// Refuses secrets that the namespace does not have, and of a task under another those that the other does not name: a program
+/// that was given no secret must not be able to plan or spawn its way to one. Where nobody waits for the answer, what is not
+/// there is not refused: the attempt is then rejected with the same words, and a schedule does not stop without a trace.
+async fn secrets(connection: &mut PgConnection, place: &Place<'_>, tasks: &[NewTask]) -> Result<(), Error> {
+    let wanted: BTreeSet<&str> =
+        tasks.iter().flat_map(|task| task.secrets.iter().map(|secret| secret.name.as_str())).collect();
+    if wanted.is_empty() {
+        return Ok(());
+    }
+    let allowed: Option<HashSet<String>> = match place.parent {
+        None => None,
+        Some(parent) => {
+            let spec = task::spec(connection, parent.id).await?;
+            Some(spec.secrets.into_iter().map(|secret| secret.name).collect())
+        }
+    };
+    let names: Vec<String> = wanted.into_iter().map(ToOwned::to_owned).collect();
+    let known: HashMap<String, i64> =
+        secret::sizes(connection, place.namespace, &names).await?.into_iter().collect();
+    let mut check = super::check::Check::default();
+    for (index, task) in tasks.iter().enumerate() {
+        let mut bytes = 0;
+        for (at, wish) in task.secrets.iter().enumerate() {
+            let pointer = || place.pointer(index, &format!("/secrets/{at}/name"));
+            let name = &wish.name;
+            if allowed.as_ref().is_some_and(|allowed| !allowed.contains(name)) {
+                let detail = format!(
+                    "{name} is not among the secrets of the task that asks for this one; let that name it too"
+                );
+                check.fail(pointer(), detail);
+            } else if let Some(size) = known.get(name) {
+                bytes += usize::try_from(*size).unwrap_or_default();
+            } else if place.answered || place.parent.is_some() {
+                let detail = format!(
+                    "there is no secret {name} in this namespace; set it with `orca secret set {name}`"
+                );
+                check.fail(pointer(), detail);
+            }
+        }
+        if bytes > limits::SECRETS_BYTES {
+            check.fail(place.pointer(index, "/secrets"), too_large(bytes));
         }
     }
     check.done()

@@ -50,6 +50,7 @@ impl<'a> Deciding<'a> {
             wait_for: _,
             labels: _,
             annotations: _,
+            secrets: _,
         } = task;
         Self {
             role: *role,

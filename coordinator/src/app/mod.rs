@@ -20,6 +20,7 @@ use crate::blobs::Blobs;
 use crate::clock::Clock;
 use crate::db::{self, session};
 pub use crate::error::{Error, StartError};
+use crate::keyring::Keyring;
 use crate::reconcile;
 
 mod artifact;
@@ -52,6 +53,7 @@ mod renew;
 mod report;
 mod reports;
 mod schedule;
+mod secret;
 pub(crate) mod signals;
 mod task;
 pub(crate) mod transaction;
@@ -98,6 +100,8 @@ pub struct AppSettings {
     pub retention: Duration,
     /// Bytes of log text that are kept of one attempt.
     pub log_limit: i64,
+    /// The keys that secrets are encrypted with; [`Keyring::default`] for none, and no secrets then.
+    pub keyring: Keyring,
     /// The clock; [`Clock::system`] but in tests.
     pub clock: Clock,
 }
@@ -136,6 +140,7 @@ pub(crate) struct Inner {
     pub(crate) claiming: Semaphore,
     /// Who takes the settlement lock, or waits for it at the database.
     pub(crate) settling: Arc<Semaphore>,
+    pub(crate) keyring: Keyring,
     pub(crate) clock: Clock,
     pub(crate) lease: Duration,
     pub(crate) retention: Duration,
@@ -163,7 +168,8 @@ impl App {
         shutdown: CancellationToken,
         tracker: &TaskTracker,
     ) -> Result<Self, StartError> {
-        let AppSettings { database, connections, data_dir, lease, retention, log_limit, clock } = settings;
+        let AppSettings { database, connections, data_dir, lease, retention, log_limit, keyring, clock } =
+            settings;
         if !(Duration::from_millis(100)..=Duration::from_secs(3_600)).contains(&lease) {
             return Err(StartError::Setting(
                 "a lease must last between 100ms and 1h; set ORCA_LEASE".to_owned(),
@@ -195,6 +201,7 @@ impl App {
             gathering: Gathering::new(),
             claiming: Semaphore::new(CLAIMING),
             settling: Arc::new(Semaphore::new(1)),
+            keyring,
             clock,
             lease,
             retention,
@@ -208,6 +215,9 @@ impl App {
         // What fails here is tried again each second.
         if let Err(error) = reconcile::look_over(&app).await {
             tracing::warn!(%error, "cannot look which lanes wait; trying again");
+        }
+        if let Err(error) = app.look_over_keys().await {
+            tracing::warn!(%error, "cannot look which keys secrets are under");
         }
         tracker.spawn(listen::tell(app.clone(), shutdown.clone()));
         tracker.spawn(listen::run(app.clone(), shutdown.clone()));

@@ -56,7 +56,7 @@ impl App {
     }
 }
 
-fn admin(who: &Principal) -> Result<(), Error> {
+pub(crate) fn admin(who: &Principal) -> Result<(), Error> {
     match who.access {
         Access::Admin => Ok(()),
         access => {

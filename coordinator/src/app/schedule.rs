@@ -190,7 +190,7 @@ async fn acceptable(
     namespace: &str,
     spec: &ScheduleSpec,
 ) -> Result<(), Error> {
-    let place = Place { lines, namespace, parent: None, listed: false, answered: false };
+    let place = Place { lines, namespace, parent: None, listed: false, answered: true };
     let graph = Graph { inside: vec![Vec::new()], outside: vec![Vec::new()] };
     let prepared = prepare(
         connection,

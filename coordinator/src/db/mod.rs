@@ -39,6 +39,7 @@ pub(crate) mod rules;
 #[cfg(feature = "sabotage")]
 mod sabotage;
 pub(crate) mod schedule;
+pub(crate) mod secret;
 pub(crate) mod selection;
 pub(crate) mod session;
 pub(crate) mod settlement;

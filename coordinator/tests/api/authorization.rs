@@ -143,6 +143,7 @@ async fn another_namespaces_things_look_exactly_like_things_that_do_not_exist() 
         (Method::GET, "/v1/nodes/{}", node.to_string(), None, &stranger),
         (Method::POST, "/v1/tasks/{}/attempts/1/start", task.to_string(), Some("{}"), &node_stranger),
         (Method::GET, "/v1/tasks/{}/attempts/1/dependencies", task.to_string(), None, &node_stranger),
+        (Method::GET, "/v1/tasks/{}/attempts/1/secrets", task.to_string(), None, &node_stranger),
     ] {
         let mut bodies = Vec::new();
         for id in [id, absent.to_string(), "not-even-an-id".to_owned()] {

@@ -27,28 +27,45 @@ pub(crate) struct Server {
     key: SigningKey,
     http: reqwest::Client,
     serving: Option<JoinHandle<Result<(), StartError>>>,
-    _dir: tempfile::TempDir,
-    _database: Database,
+    dir: tempfile::TempDir,
+    database: Database,
 }
 
 impl Server {
-    /// Starts one on a new database.
+    /// Starts one on a new database, without a key for secrets.
     pub(crate) async fn start() -> Self {
-        let database = Database::create().await;
-        let dir = tempfile::tempdir().unwrap();
-        let key = SigningKey::generate().unwrap();
-        let key_file = dir.path().join("key.pem");
-        std::fs::write(&key_file, key.to_pem()).unwrap();
-        std::fs::set_permissions(&key_file, PermissionsExt::from_mode(0o600)).unwrap();
-        let mut settings = Settings::new(&database.url, dir.path().join("data"), key_file);
+        Self::start_with_keys(None).await
+    }
+
+    /// Starts one on a new database, with these keys for secrets.
+    pub(crate) async fn start_with_keys(keys: Option<&str>) -> Self {
+        let (database, dir) = (Database::create().await, tempfile::tempdir().unwrap());
+        Self::serve(database, dir, SigningKey::generate().unwrap(), keys).await
+    }
+
+    /// Stops it and starts another on the same database, with these keys for secrets.
+    pub(crate) async fn again_with_keys(mut self, keys: Option<&str>) -> Self {
+        self.end().await;
+        Self::serve(self.database, self.dir, self.key, keys).await
+    }
+
+    async fn serve(database: Database, dir: tempfile::TempDir, key: SigningKey, keys: Option<&str>) -> Self {
+        let private = |name: &str, text: &str| {
+            let path = dir.path().join(name);
+            std::fs::write(&path, text).unwrap();
+            std::fs::set_permissions(&path, PermissionsExt::from_mode(0o600)).unwrap();
+            path
+        };
+        let mut settings =
+            Settings::new(&database.url, dir.path().join("data"), private("key.pem", key.to_pem()));
+        settings.secrets.key_file = keys.map(|keys| private("secrets.key", keys));
         settings.database.connections = 5;
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
         let shutdown = CancellationToken::new();
         let serving = tokio::spawn(orca_coordinator::run(settings, listener, shutdown.clone()));
         let http = reqwest::Client::builder().no_proxy().timeout(SOON).build().unwrap();
-        let server =
-            Self { url, shutdown, key, http, serving: Some(serving), _dir: dir, _database: database };
+        let server = Self { url, shutdown, key, http, serving: Some(serving), dir, database };
         server.wait_until_ready().await;
         server
     }
@@ -105,12 +122,20 @@ impl Server {
 
     /// A worker that is registered under the name `w1`.
     pub(crate) async fn worker(&self) -> Worker {
-        let client = self.client(Access::Worker);
+        self.node("w1", Role::Work, self.client(Access::Worker)).await
+    }
+
+    /// A planner that is registered under the name `p1`.
+    pub(crate) async fn planner(&self) -> Worker {
+        self.node("p1", Role::Plan, self.client(Access::Planner)).await
+    }
+
+    async fn node(&self, name: &str, role: Role, client: Client) -> Worker {
         let instance = InstanceId::new();
         let registration = Registration {
-            name: "w1".into(),
+            name: name.into(),
             instance,
-            role: Role::Work,
+            role,
             slots: 4,
             version: "test".into(),
             runtime: "none".into(),
@@ -124,8 +149,24 @@ impl Server {
         Worker { client, id, instance }
     }
 
+    /// The one row and column that `statement` answers, past the coordinator.
+    pub(crate) async fn sql<T>(&self, statement: &str) -> T
+    where
+        T: for<'r> sqlx::Decode<'r, sqlx::Postgres> + sqlx::Type<sqlx::Postgres> + Send + Unpin,
+    {
+        let mut connection = PgConnection::connect(&self.database.url).await.unwrap();
+        let found = sqlx::query_scalar(sqlx::AssertSqlSafe(statement.to_owned()));
+        let found = found.fetch_one(&mut connection).await.unwrap();
+        connection.close().await.unwrap();
+        found
+    }
+
     /// Stops the coordinator and waits until it has ended well.
     pub(crate) async fn stop(mut self) {
+        self.end().await;
+    }
+
+    async fn end(&mut self) {
         self.shutdown.cancel();
         let serving = self.serving.take().unwrap();
         tokio::time::timeout(SOON, serving).await.expect("it did not stop").unwrap().unwrap();

@@ -13,6 +13,7 @@ mod harness;
 mod problems;
 mod queues;
 mod schedules;
+mod secrets;
 mod shutdown;
 mod streams;
 mod verbs;

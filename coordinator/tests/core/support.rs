@@ -141,6 +141,7 @@ fn settings(database: &Database, clock: &Clock, dir: &std::path::Path) -> AppSet
         lease: LEASE,
         retention: RETENTION,
         log_limit: LOG_LIMIT,
+        keyring: orca_coordinator::Keyring::default(),
         clock: clock.clone(),
     }
 }

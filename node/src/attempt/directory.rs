@@ -63,6 +63,11 @@ impl Directory {
         {
             make(&self.shared.join(name), mode)?;
         }
+        if mounted && !grant.spec.secrets.is_empty() {
+            // An engine mounts memory over it, which gets this very mode: the container's user may be any. Nothing is ever written
+            // into what lies beneath.
+            make(&self.shared.join(files::SECRETS), 0o1777)?;
+        }
         write_readable(&self.shared.join(files::TOKEN), token.as_bytes())?;
         write_readable(&self.shared.join(files::INPUT), &serde_json::to_vec(&grant.spec.input)?)?;
         if mounted {

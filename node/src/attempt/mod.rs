@@ -7,6 +7,7 @@ mod directory;
 mod disk;
 mod intent;
 mod prepare;
+mod redact;
 mod relay;
 pub(crate) mod resume;
 mod session;

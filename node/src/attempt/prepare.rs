@@ -6,14 +6,17 @@ use std::io;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use bytes::Bytes;
 use futures_util::FutureExt;
 use futures_util::future::{BoxFuture, Shared, try_join_all};
 use orca_proto::agent::Brief;
 use orca_proto::attempt::Dependencies;
+use orca_proto::client::ClientError;
 use orca_proto::client::worker::HeldLease;
 use orca_proto::duration::Span;
 use orca_proto::ids::ArtifactId;
 use orca_proto::node::Grant;
+use orca_proto::problem::Kind;
 use orca_proto::spec::{Network, Resources};
 use orca_proto::task::Outcome;
 use tokio::time::Instant;
@@ -21,7 +24,8 @@ use tokio::time::Instant;
 use super::Interrupted;
 use super::directory::Directory;
 use super::intent::Intent;
-use super::session::{Session, Token};
+use super::redact::Redactor;
+use super::session::{Given, Session, Token};
 use super::socket::Server;
 use crate::daemon::Node;
 use crate::egress::Allowance;
@@ -99,7 +103,9 @@ pub(super) async fn prepare(
             })
         })
     };
-    let (token, image, inputs, dependencies) = tokio::try_join!(made, image, inputs, dependencies)?;
+    let secrets = secrets(node, !grant.spec.secrets.is_empty(), lease);
+    let (token, image, inputs, dependencies, secrets) =
+        tokio::try_join!(made, image, inputs, dependencies, secrets)?;
 
     let intent = Intent {
         lease: lease.lease,
@@ -129,6 +135,7 @@ pub(super) async fn prepare(
         resources: grant.spec.resources.clone(),
         network: grant.spec.network.clone(),
         directory: directory.shared.clone(),
+        secrets: !grant.spec.secrets.is_empty(),
         artifacts: grant
             .spec
             .artifacts
@@ -138,7 +145,9 @@ pub(super) async fn prepare(
             .collect(),
         image,
     };
-    let attended = attend(node, lease, intent, egress, directory, Duration::ZERO, inputs).map_err(here)?;
+    let (secrets, redactor) = secrets;
+    let given = Given { secrets, redactor, egress };
+    let attended = attend(node, lease, intent, given, directory, Duration::ZERO, inputs).map_err(here)?;
     Ok(Prepared { launch, attended })
 }
 
@@ -147,7 +156,7 @@ pub(super) fn attend(
     node: &Arc<Node>,
     lease: &Arc<HeldLease>,
     intent: Intent,
-    egress: Option<Allowance>,
+    given: Given,
     directory: Directory,
     ran: Duration,
     inputs: Vec<InUse>,
@@ -155,10 +164,32 @@ pub(super) fn attend(
     let Intent { container, token, brief, readable, heartbeat, resources, .. } = intent;
     let token = Token::of(&token);
     let session =
-        Session::new(Arc::clone(node), Arc::clone(lease), brief, token, directory, readable, egress)?;
+        Session::new(Arc::clone(node), Arc::clone(lease), brief, token, directory, readable, given)?;
     let session = Arc::new(session);
     let server = Server::start(Arc::clone(&session))?;
     Ok(Attended { session, server, name: container, resources, heartbeat, ran, _inputs: inputs })
+}
+
+/// The secrets that the task names. One that is not there any more is not there for another node either.
+pub(super) async fn secrets(
+    node: &Node,
+    has_secrets: bool,
+    lease: &HeldLease,
+) -> Result<(Bytes, Redactor), Interrupted> {
+    if !has_secrets {
+        return Ok((Bytes::new(), Redactor::none()));
+    }
+    let fetched = a_few_times(|| node.client().attempt_secrets(lease.lease)).await;
+    let secrets = fetched.map_err(|error| {
+        Interrupted::Unfit(match error {
+            ClientError::Problem(problem) if matches!(problem.kind, Kind::NotFound | Kind::Validation) => {
+                Outcome::Rejected { reason: problem.to_string() }
+            }
+            error => Outcome::RuntimeError { reason: format!("the secrets could not be fetched: {error}") },
+        })
+    })?;
+    let redactor = Redactor::new(&secrets.secrets).map_err(here)?;
+    Ok((serde_json::to_vec(&secrets).map_err(here)?.into(), redactor))
 }
 
 /// What the agent is to run: the task's command, or else the image's own.
@@ -191,6 +222,7 @@ fn brief(node: &Node, grant: &Grant, image: &Image) -> Result<Brief, Interrupted
         artifacts: spec.artifacts.clone(),
         egress: matches!(spec.network, Network::Egress(_)),
         has_dependencies: grant.has_dependencies,
+        has_secrets: !spec.secrets.is_empty(),
         start_to_close: spec.timeouts.start_to_close,
         grace: spec.timeouts.grace,
         // A node that is silent for longer has lost the lease anyway.

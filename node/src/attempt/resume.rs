@@ -13,6 +13,7 @@ use orca_proto::node::LeaseRef;
 
 use super::directory::{Directory, private};
 use super::intent::Intent;
+use super::session::Given;
 use super::settle::{self, remove_container, remove_files};
 use super::verdict::Ending;
 use super::{Interrupted, prepare, watch};
@@ -96,12 +97,20 @@ pub(crate) async fn resume(node: &Arc<Node>, left: Left, lease: Arc<HeldLease>) 
     let ran = started_ago.unwrap_or_default();
     // A node that allows less than before lets it reach nothing from now on.
     let egress = prepare::egress(node, &intent.network).unwrap_or_default();
-    let attended = match prepare::attend(node, &lease, intent, egress, directory, ran, Vec::new()) {
-        Ok(attended) => attended,
-        Err(error) => {
-            remove_container(node, &name, false).await;
+    let attended = async {
+        // They were never on disk. Without them its output could not be kept from showing them.
+        let (secrets, redactor) = prepare::secrets(node, intent.brief.has_secrets, &lease).await?;
+        let given = Given { secrets, redactor, egress };
+        prepare::attend(node, &lease, intent, given, directory, ran, Vec::new()).map_err(|error| {
             let reason = format!("the node was started again and could not go on with it: {error}");
-            return settle::unstarted(node, &lease, Interrupted::from(Fault::Engine(reason))).await;
+            Interrupted::from(Fault::Engine(reason))
+        })
+    };
+    let attended = match attended.await {
+        Ok(attended) => attended,
+        Err(interrupted) => {
+            remove_container(node, &name, false).await;
+            return settle::unstarted(node, &lease, interrupted).await;
         }
     };
     if started_ago.is_some() {

@@ -13,6 +13,7 @@ use tokio::sync::{Notify, Semaphore, watch};
 use tokio_util::sync::CancellationToken;
 
 use super::directory::Directory;
+use super::redact::Redactor;
 use crate::daemon::Node;
 use crate::egress::Allowance;
 
@@ -52,6 +53,16 @@ impl Token {
     }
 }
 
+/// What an attempt is given beside its brief. It is in memory alone, for as long as the attempt is.
+pub(super) struct Given {
+    /// The secrets as its agent gets them; empty where the task names none.
+    pub(super) secrets: Bytes,
+    /// Takes them out of what leaves the node.
+    pub(super) redactor: Redactor,
+    /// What it may reach, where its task names hosts.
+    pub(super) egress: Option<Allowance>,
+}
+
 /// One attempt, as its socket sees it.
 pub(super) struct Session {
     pub(super) node: Arc<Node>,
@@ -67,6 +78,10 @@ pub(super) struct Session {
     pub(super) over: CancellationToken,
     /// The brief as its agent gets it. The one above goes without the input, which may be large.
     pub(super) brief_text: Bytes,
+    /// The secrets as its agent gets them; empty where the task names none.
+    pub(super) secrets_text: Bytes,
+    /// Takes them out of what leaves the node.
+    pub(super) redactor: Redactor,
     pub(super) bodies: Arc<Semaphore>,
     pub(super) large_body: Arc<Semaphore>,
     pub(super) transfers: Arc<Semaphore>,
@@ -89,7 +104,7 @@ impl Session {
         token: Token,
         directory: Directory,
         readable: HashSet<ArtifactId>,
-        egress: Option<Allowance>,
+        given: Given,
     ) -> serde_json::Result<Self> {
         let brief_text = serde_json::to_vec(&brief)?.into();
         brief.input = serde_json::Value::Null;
@@ -100,9 +115,11 @@ impl Session {
             token,
             directory,
             readable,
-            egress,
+            egress: given.egress,
             over: CancellationToken::new(),
             brief_text,
+            secrets_text: given.secrets,
+            redactor: given.redactor,
             bodies: Arc::new(Semaphore::new(BODIES)),
             large_body: Arc::new(Semaphore::new(1)),
             transfers: Arc::new(Semaphore::new(TRANSFERS)),

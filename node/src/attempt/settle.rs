@@ -17,6 +17,7 @@ use serde_json::value::to_raw_value;
 use super::Interrupted;
 use super::directory::{Directory, private};
 use super::prepare::Attended;
+use super::redact::Redactor;
 use super::session::Session;
 use super::verdict::{Ending, Evidence, stopped, verdict, wants_post_mortem};
 use crate::daemon::Node;
@@ -38,14 +39,21 @@ pub(super) async fn unstarted(node: &Node, lease: &Arc<HeldLease>, interrupted: 
     };
     remove_files(Directory::of(&node.state, lease.lease)).await;
     match outcome {
-        Some(outcome) => send(node, lease, Report { outcome, result: None, plan: None }).await,
+        Some(outcome) => {
+            send(node, lease, &Redactor::none(), Report { outcome, result: None, plan: None }).await;
+        }
         None => tracing::warn!("the lease is over: nothing is reported"),
     }
     node.member.leases().release(lease.lease);
 }
 
 /// Settles an attempt whose container was started, or may have been.
-pub(super) async fn settle(node: &Arc<Node>, attended: Attended, lease: &Arc<HeldLease>, ending: Ending) {
+pub(super) async fn settle(node: &Arc<Node>, attended: Attended, lease: &Arc<HeldLease>, mut ending: Ending) {
+    let redactor = &attended.session.redactor;
+    // Before anything is cut: half of a secret would not be known for one.
+    if let Ending::Reported(report) = &mut ending {
+        redactor.redact_outcome(&mut report.outcome);
+    }
     let uncertain = matches!(ending, Ending::Unstarted { uncertain: true, .. });
     let name = attended.name.as_str();
     let evidence = collect(node, &attended.session, name, lease, &ending).await;
@@ -54,14 +62,14 @@ pub(super) async fn settle(node: &Arc<Node>, attended: Attended, lease: &Arc<Hel
     match report {
         Some(report) if report.outcome == Outcome::Succeeded => {
             let sent = async {
-                send(node, lease, report).await;
+                send(node, lease, redactor, report).await;
                 node.member.leases().release(lease.lease);
             };
             tokio::join!(sent, gone);
         }
         Some(report) => {
             gone.await;
-            send(node, lease, report).await;
+            send(node, lease, redactor, report).await;
             node.member.leases().release(lease.lease);
         }
         None => {
@@ -93,6 +101,7 @@ async fn collect(node: &Node, session: &Session, name: &str, lease: &HeldLease, 
         // The engine says what it knows of memory once the container has ended.
         let _ended_or_not = tokio::time::timeout(LAST_BREATH, node.runtime.wait(name)).await;
         evidence.post_mortem = node.runtime.post_mortem(name).await;
+        session.redactor.redact(&mut evidence.post_mortem.said);
     }
     if matches!(ending, Ending::Reported(report) if report.outcome == Outcome::Succeeded) {
         let directory = session.directory.clone();
@@ -127,14 +136,16 @@ pub(super) async fn remove_container(node: &Node, name: &str, uncertain: bool) {
 }
 
 /// Reports until the coordinator has recorded it or the lease is over.
-async fn send(node: &Node, lease: &Arc<HeldLease>, report: Report) {
+async fn send(node: &Node, lease: &Arc<HeldLease>, redactor: &Redactor, report: Report) {
     let what = if report.plan.is_some() { "plan" } else { "result" };
     let carries = report.plan.is_some() || report.result.is_some();
     let recorded = match record(node, lease, report).await {
         Err(Unrecorded::Refused(problem)) if carries && is_about_content(&problem) => {
-            let reason = Some(format!("the {what} was refused: {problem}"));
-            let instead =
-                Report { outcome: Outcome::Failed { exit_code: 0, reason }, result: None, plan: None };
+            // It may well quote what it refuses.
+            let mut reason = format!("the {what} was refused: {problem}");
+            redactor.redact(&mut reason);
+            let outcome = Outcome::Failed { exit_code: 0, reason: Some(reason) };
+            let instead = Report { outcome, result: None, plan: None };
             record(node, lease, instead).await
         }
         recorded => recorded,

@@ -63,6 +63,8 @@ pub(crate) struct Launch {
     /// The directory that it shares with its node.
     pub(crate) directory: PathBuf,
     pub(crate) artifacts: Vec<Shown>,
+    /// Whether the program gets secrets: then there is a directory for them in memory.
+    pub(crate) secrets: bool,
     pub(crate) labels: HashMap<String, String>,
 }
 
@@ -89,6 +91,20 @@ pub(crate) struct PostMortem {
     pub(crate) out_of_memory: bool,
     /// The last that its agent had to say.
     pub(crate) said: String,
+}
+
+/// Most of what an agent said that goes into a reason, in bytes.
+const SAID: usize = 2_000;
+
+/// The last lines of what an agent said, as many as a reason takes. Whole ones: of one that is cut nobody knows what is in it.
+fn last_words(said: &str) -> String {
+    let start = said.ceil_char_boundary(said.len().saturating_sub(SAID));
+    let tail = said.get(start..).unwrap_or_default();
+    let whole = match start {
+        0 => tail,
+        _ => tail.split_once('\n').map_or("", |(_, whole)| whole),
+    };
+    whole.trim().to_owned()
 }
 
 /// A signal that a node sends.
@@ -148,4 +164,17 @@ pub(crate) async fn connect(
         RuntimeKind::Docker => Arc::new(docker::Docker::connect(settings, state).await?),
         RuntimeKind::Process => Arc::new(process::Process::new(agent, state.attempts())),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn last_words_are_whole_lines() {
+        assert_eq!(last_words("one\ntwo\n"), "one\ntwo");
+        let long = format!("{}swordfish\nlast\n", "x".repeat(SAID));
+        assert_eq!(last_words(&long), "last");
+        assert_eq!(last_words(&"€".repeat(SAID)), "");
+    }
 }

@@ -2,7 +2,8 @@
 //! the node's user, files and network. Never used unless asked for.
 
 use std::collections::{HashMap, HashSet};
-use std::os::unix::fs::symlink;
+use std::fs::DirBuilder;
+use std::os::unix::fs::{DirBuilderExt, symlink};
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
@@ -13,16 +14,20 @@ use futures_util::future::BoxFuture;
 use orca_proto::agent::{env, files};
 use orca_proto::spec::ContainerSpec;
 use rustix::process::{Pid, kill_process, kill_process_group};
+use sha2::{Digest, Sha256};
 use tokio::io::AsyncReadExt;
 use tokio::process::{ChildStderr, Command};
 use tokio::sync::watch;
 
-use super::{Exit, Fault, Image, Launch, PostMortem, Runtime, Signal};
+use super::{Exit, Fault, Image, Launch, PostMortem, Runtime, SAID, Signal, last_words};
+use crate::remove_tree::remove_tree;
 
 /// What of the node's environment a task may see.
 const PASSED_ON: [&str; 3] = ["PATH", "HOME", "LANG"];
 /// Most of what an agent says that is kept, in bytes.
-const SAID: usize = 2_000;
+const KEPT: usize = 2 * SAID;
+/// Memory that looks like a directory, where the machine has it.
+const MEMORY: &str = "/dev/shm";
 /// How long killed processes may take to be gone.
 const DEATH: Duration = Duration::from_secs(10);
 
@@ -54,12 +59,56 @@ impl Process {
         self.lock().get(name).cloned()
     }
 
+    /// What the directories of attempts' secrets are named after: every daemon's own.
+    fn mark(&self) -> String {
+        use std::os::unix::ffi::OsStrExt;
+        let hash = Sha256::digest(self.attempts.as_os_str().as_bytes());
+        let mark: String = hash.iter().take(8).map(|byte| format!("{byte:02x}")).collect();
+        format!("orca-secrets-{mark}-")
+    }
+
+    fn secrets_of(&self, name: &str) -> PathBuf {
+        Path::new(MEMORY).join(format!("{}{name}", self.mark()))
+    }
+
+    /// A directory for secrets that nobody else may enter: in memory where there is such a place, else in the attempt's own.
+    fn make_room_for_secrets(&self, launch: &Launch) -> std::io::Result<()> {
+        let (at, memory) = (launch.directory.join(files::SECRETS), self.secrets_of(&launch.name));
+        let private = |path: &Path| DirBuilder::new().mode(0o700).create(path);
+        match private(&memory) {
+            Ok(()) => symlink(memory, at),
+            // Not if it is there already: somebody else would own it.
+            Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => Err(error),
+            Err(error) => {
+                tracing::warn!(%error, "{MEMORY} cannot be used: secrets are written to the disk");
+                private(&at)
+            }
+        }
+    }
+
+    /// Removes the secrets of an attempt.
+    async fn remove_secrets(&self, name: &str) {
+        remove(vec![self.secrets_of(name)]).await;
+    }
+
+    /// Removes what earlier daemons left of secrets.
+    async fn sweep_secrets(&self) {
+        let mark = self.mark();
+        let entries = std::fs::read_dir(MEMORY).into_iter().flatten().flatten();
+        let ours =
+            entries.filter(|entry| entry.file_name().to_str().is_some_and(|name| name.starts_with(&mark)));
+        remove(ours.map(|entry| entry.path()).collect()).await;
+    }
+
     fn spawn(&self, launch: &Launch) -> std::io::Result<()> {
         for shown in &launch.artifacts {
             let at = launch.directory.join(files::FILES).join(&shown.name);
             symlink(&shown.source, at)?;
         }
         symlink(&self.agent, launch.directory.join(files::AGENT))?;
+        if launch.secrets {
+            self.make_room_for_secrets(launch)?;
+        }
         let mut command = Command::new(&self.agent);
         command.env_clear().env(env::DIR, &launch.directory).current_dir(&launch.directory);
         for name in PASSED_ON {
@@ -125,7 +174,7 @@ impl Runtime for Process {
         Box::pin(async {
             let said = self.find(name).map(|running| {
                 let said = running.said.lock().unwrap_or_else(PoisonError::into_inner);
-                String::from_utf8_lossy(&said).trim().to_owned()
+                last_words(&String::from_utf8_lossy(&said))
             });
             PostMortem { out_of_memory: false, said: said.unwrap_or_default() }
         })
@@ -147,7 +196,10 @@ impl Runtime for Process {
 
     fn remove<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<(), Fault>> {
         Box::pin(async {
-            let Some(mut running) = self.find(name) else { return Ok(()) };
+            let Some(mut running) = self.find(name) else {
+                self.remove_secrets(name).await;
+                return Ok(());
+            };
             self.signal(name, Signal::Kill).await?;
             let ended = async {
                 let _ = running.exit.wait_for(Option::is_some).await;
@@ -159,6 +211,7 @@ impl Runtime for Process {
             tokio::time::timeout(DEATH, ended)
                 .await
                 .map_err(|_| Fault::Silent("a killed process does not end".to_owned()))?;
+            self.remove_secrets(name).await;
             self.lock().remove(name);
             Ok(())
         })
@@ -184,9 +237,22 @@ impl Runtime for Process {
             tokio::time::timeout(DEATH, gone)
                 .await
                 .map_err(|_| Fault::Silent("a killed process does not end".to_owned()))?;
+            self.sweep_secrets().await;
             Ok(count)
         })
     }
+}
+
+/// Removes directories of secrets.
+async fn remove(directories: Vec<PathBuf>) {
+    let removal = move || {
+        for path in directories {
+            if let Err(error) = remove_tree(&path) {
+                tracing::warn!(path = %path.display(), %error, "cannot remove an attempt's secrets");
+            }
+        }
+    };
+    let _removed_or_told = tokio::task::spawn_blocking(removal).await;
 }
 
 /// Keeps the end of what an agent says.
@@ -195,7 +261,7 @@ async fn listen(mut stderr: ChildStderr, said: Arc<Mutex<Vec<u8>>>) {
     while let Ok(count @ 1..) = stderr.read(&mut buffer).await {
         let mut said = said.lock().unwrap_or_else(PoisonError::into_inner);
         said.extend_from_slice(buffer.get(..count).unwrap_or_default());
-        let excess = said.len().saturating_sub(SAID);
+        let excess = said.len().saturating_sub(KEPT);
         said.drain(..excess);
     }
 }

@@ -25,6 +25,7 @@ use orca_proto::node::{
 };
 use orca_proto::plan::Enqueued;
 use orca_proto::problem::{Kind, Problem};
+use orca_proto::secret::{AttemptSecrets, Delivered};
 use orca_proto::task::{Outcome, Progress, State as TaskState};
 use sha2::{Digest, Sha256};
 use tokio::sync::watch;
@@ -51,6 +52,9 @@ pub(crate) struct Book {
     pub(crate) reports: Vec<(LeaseRef, Report)>,
     pub(crate) children: Vec<Children>,
     pub(crate) dependencies: Option<Dependencies>,
+    pub(crate) secrets: Vec<Delivered>,
+    /// Answer this to whoever asks for secrets.
+    pub(crate) refuse_secrets: Option<Kind>,
     pub(crate) artifacts: HashMap<ArtifactId, (Artifact, Bytes)>,
     /// Answer 503 to everything.
     pub(crate) away: bool,
@@ -95,6 +99,7 @@ impl Fake {
             .route("/v1/tasks/{task}/attempts/{token}/logs", post(logs))
             .route("/v1/tasks/{task}/attempts/{token}/children", post(children))
             .route("/v1/tasks/{task}/attempts/{token}/dependencies", get(dependencies))
+            .route("/v1/tasks/{task}/attempts/{token}/secrets", get(secrets))
             .route("/v1/tasks/{task}/attempts/{token}/report", post(report))
             .route("/v1/tasks/{task}/attempts/{token}/signals/{name}", get(signal))
             .route("/v1/tasks/{task}/attempts/{token}/artifacts/{name}", put(keep))
@@ -273,6 +278,14 @@ async fn children(State(fake): State<Fake>, Json(children): Json<Children>) -> (
 
 async fn dependencies(State(fake): State<Fake>) -> Answer<Dependencies> {
     fake.book().dependencies.clone().map(Json).ok_or(Refusal(Kind::NotFound))
+}
+
+async fn secrets(State(fake): State<Fake>) -> Answer<AttemptSecrets> {
+    let book = fake.book();
+    match book.refuse_secrets {
+        Some(kind) => Err(Refusal(kind)),
+        None => Ok(Json(AttemptSecrets { secrets: book.secrets.clone() })),
+    }
 }
 
 async fn report(State(fake): State<Fake>, at: Lease, Json(report): Json<Report>) -> Answer<Reported> {

@@ -17,4 +17,5 @@ mod health;
 mod process;
 mod restart;
 mod rig;
+mod secrets;
 mod socket;

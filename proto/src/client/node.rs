@@ -15,6 +15,7 @@ use crate::ids::NodeId;
 use crate::log::{LogAck, LogAppend};
 use crate::node::{ClaimRequest, Claimed, LeaseRef, Registered, Registration, RenewRequest, Renewed};
 use crate::plan::Enqueued;
+use crate::secret::AttemptSecrets;
 use crate::task::Progress;
 
 /// What a held request may take longer than its `wait`.
@@ -104,6 +105,14 @@ impl Client {
     /// Any [`ClientError`].
     pub async fn dependencies(&self, lease: LeaseRef) -> Result<Dependencies, ClientError> {
         decode(send(self.request(Method::GET, &path(lease, "dependencies")).timeout(LARGE)).await?).await
+    }
+
+    /// The secrets that the attempt's task names.
+    ///
+    /// # Errors
+    /// Any [`ClientError`]; `not-found` names one that the namespace does not have (any more).
+    pub async fn attempt_secrets(&self, lease: LeaseRef) -> Result<AttemptSecrets, ClientError> {
+        self.get(&path(lease, "secrets"), &()).await
     }
 
     /// Settles the attempt.

@@ -4,6 +4,7 @@ mod dead_letter;
 mod namespace;
 mod queue;
 mod schedule;
+mod secret;
 
 use std::time::Duration;
 

@@ -14,7 +14,7 @@ use jiff::Timestamp;
 use serde_json::Value;
 use uuid::Uuid;
 
-use super::{Approval, Backoff, NewTask, Resources, Retry, Timeouts, Unique, WaitFor};
+use super::{Approval, Backoff, NewTask, Resources, Retry, SecretFile, Timeouts, Unique, WaitFor};
 use crate::duration::Span;
 use crate::limits;
 use crate::problem::{ENOUGH_ERRORS, FieldError};
@@ -47,6 +47,7 @@ pub(crate) fn task(task: &NewTask, at: Pointer<'_>, errors: &mut Errors) {
         container: image,
         input,
         artifacts: files,
+        secrets: given,
         resources: needs,
         network: reach,
         requires,
@@ -98,6 +99,7 @@ pub(crate) fn task(task: &NewTask, at: Pointer<'_>, errors: &mut Errors) {
     container::container(image, at.field("container"), errors);
     json(input, at.field("input"), limits::INPUT, "is larger than 1 MiB; upload it as an artifact", errors);
     artifacts(files, at.field("artifacts"), errors);
+    secrets(given, at.field("secrets"), errors);
     resources(needs, at.field("resources"), errors);
     network::network(reach, at.field("network"), errors);
     placement(requires, at.field("requires"), errors);
@@ -220,6 +222,27 @@ fn artifacts(files: &[super::InputArtifact], at: Pointer<'_>, errors: &mut Error
         }
         if files.iter().take(index).any(|other| other.name == artifact.name) {
             fail(errors, pointer, "is used twice");
+        }
+    }
+}
+
+fn secrets(given: &[SecretFile], at: Pointer<'_>, errors: &mut Errors) {
+    if given.len() > limits::SECRETS {
+        return fail(errors, at, "has more than 32 entries");
+    }
+    for (index, secret) in given.iter().enumerate() {
+        let entry = at.index(index);
+        let SecretFile { name: which, r#as } = secret;
+        for (field, value) in [("name", Some(which)), ("as", r#as.as_ref())] {
+            let Some(value) = value else { continue };
+            let pointer = entry.field(field);
+            name(value, pointer, NAME, errors);
+            if value.starts_with('.') {
+                fail(errors, pointer, "must not begin with a dot");
+            }
+        }
+        if given.iter().take(index).any(|other| other.file() == secret.file()) {
+            fail(errors, entry.field(if r#as.is_some() { "as" } else { "name" }), "is the name of two files");
         }
     }
 }

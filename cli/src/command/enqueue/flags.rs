@@ -7,7 +7,9 @@ use orca_proto::artifact::is_valid_name;
 use orca_proto::duration::Span;
 use orca_proto::limits;
 use orca_proto::quantity::Bytes;
-use orca_proto::spec::{EgressRule, Network, NewTask, OnChildFailure, OnDependencyFailure, Pull, Role};
+use orca_proto::spec::{
+    EgressRule, Network, NewTask, OnChildFailure, OnDependencyFailure, Pull, Role, SecretFile,
+};
 
 use super::policy::PolicyArgs;
 use crate::command::{argument, json_argument, moment};
@@ -35,7 +37,7 @@ pub(in crate::command) struct TaskArgs {
     /// Higher goes first; -100 to 100
     #[arg(long, value_name = "N", value_parser = argument::number::<i16>, allow_hyphen_values = true)]
     priority: Option<i16>,
-    /// Environment variable; not for secrets
+    /// Environment variable; not for secrets (see --secret)
     #[arg(long, short, value_name = "NAME=VALUE", value_parser = argument::variable)]
     env: Vec<(String, String)>,
     /// Input for the program: JSON, @FILE that holds JSON, or - for JSON from standard input
@@ -44,6 +46,9 @@ pub(in crate::command) struct TaskArgs {
     /// File or directory (unpacked there) to put at $ORCA_FILES/NAME
     #[arg(long, short, value_name = "NAME=PATH", value_parser = file)]
     artifact: Vec<InputFile>,
+    /// Secret that the program finds at $ORCA_SECRETS_DIR/NAME, or at $ORCA_SECRETS_DIR/FILE
+    #[arg(long, value_name = "NAME[=FILE]", value_parser = argument::secret)]
+    secret: Vec<SecretFile>,
     /// Memory, such as 512MiB
     #[arg(long, allow_hyphen_values = true)]
     memory: Option<Bytes>,
@@ -164,6 +169,7 @@ impl TaskArgs {
         if let Some(text) = &self.input {
             task.input = json_argument::read(text, "--input", limits::INPUT)?;
         }
+        task.secrets.clone_from(&self.secret);
         task.resources.memory = self.memory.unwrap_or(task.resources.memory);
         task.resources.cpus = self.cpus.unwrap_or(task.resources.cpus);
         if matches!(self.network, Some(Reach::Open)) {
@@ -253,6 +259,10 @@ mod tests {
             "A=b=c",
             "--input",
             "{\"x\":1}",
+            "--secret",
+            "db",
+            "--secret",
+            "token=token.txt",
             "--memory",
             "64MiB",
             "--cpus",
@@ -283,9 +293,18 @@ mod tests {
         assert_eq!((task.resources.memory, &task.network), (Bytes::mib(64), &Network::Open));
         assert_eq!((task.retry.max_attempts, task.timeouts.start_to_close), (2, Span::secs(120)));
         assert_eq!(task.on_child_failure, OnChildFailure::Continue);
+        let secrets: Vec<_> = task.secrets.iter().map(|one| (one.name.as_str(), one.file())).collect();
+        assert_eq!(secrets, [("db", "db"), ("token", "token.txt")]);
         let mut errors = Vec::new();
         task.validate("", &mut errors);
         assert!(errors.is_empty(), "{errors:?}");
+    }
+
+    #[test]
+    fn a_secrets_file_cannot_lie_elsewhere() {
+        for text in ["db=../x", "db=/etc/x", "db=a/b", "db=", "=x", "", "db=.x", "../db", "db=a=b"] {
+            assert!(parse(&["--secret", text, "debian"]).is_err(), "{text}");
+        }
     }
 
     #[test]

@@ -30,6 +30,10 @@ pub(super) async fn keep(
         let detail = "must be 1 to 128 letters, digits or any of ._-, and not begin with a dot";
         return Err(Problem::validation(vec![FieldError::new("/name", detail)]).into());
     }
+    if session.redactor.finds(&name) {
+        let detail = "holds a secret of this task, and everybody may see names";
+        return Err(Problem::validation(vec![FieldError::new("/name", detail)]).into());
+    }
     let too_large = || format!("an artifact may have at most {} bytes", limits::ARTIFACT);
     let declared =
         request.headers().get("content-length").and_then(|value| value.to_str().ok()?.parse::<u64>().ok());

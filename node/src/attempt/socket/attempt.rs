@@ -6,7 +6,7 @@ use axum::Json;
 use axum::body::Body;
 use axum::extract::{Request, State};
 use axum::http::StatusCode;
-use axum::http::header::CONTENT_TYPE;
+use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE};
 use axum::response::{IntoResponse, Response};
 use orca_proto::agent::Started;
 use orca_proto::attempt::Children;
@@ -44,7 +44,7 @@ pub(super) async fn started(State(session): State<Arc<Session>>, request: Reques
 }
 
 pub(super) async fn progress(State(session): State<Arc<Session>>, request: Request) -> Answer<StatusCode> {
-    let progress = json::note::<Progress>(&session, request).await?.value;
+    let mut progress = json::note::<Progress>(&session, request).await?.value;
     let mut errors = Vec::new();
     if progress.percent.is_some_and(|percent| !(0.0..=100.0).contains(&percent)) {
         errors.push(FieldError::new("/percent", "must lie between 0 and 100"));
@@ -55,17 +55,23 @@ pub(super) async fn progress(State(session): State<Arc<Session>>, request: Reque
     if !errors.is_empty() {
         return Err(Problem::validation(errors).into());
     }
+    if let Some(message) = &mut progress.message {
+        session.redactor.redact(message);
+    }
     session.progress.send_replace(Some(progress));
     Ok(StatusCode::NO_CONTENT)
 }
 
 /// Relayed before it is acknowledged: the agent holds its lines until then, so the node needs no memory for them.
 pub(super) async fn logs(State(session): State<Arc<Session>>, request: Request) -> Answer<Json<LogAck>> {
-    let lines = json::flat::<LogAppend>(&session, request, limits::BODY).await?;
+    let mut lines = json::flat::<LogAppend>(&session, request, limits::BODY).await?;
     if lines.value.lines.len() > limits::LOG_LINES {
         return Err(
             Problem::validation(vec![FieldError::new("/lines", "has more than 5,000 entries")]).into()
         );
+    }
+    for line in &mut lines.value.lines {
+        session.redactor.redact(&mut line.text);
     }
     let call = || session.node.client().append_logs(session.lease.lease, &lines.value);
     Ok(Json(relay(&session, call).await?))
@@ -79,6 +85,14 @@ pub(super) async fn children(
     let children = json::tree::<Children>(&session, request, limits::PLAN_BODY, holds).await?;
     let call = || session.node.client().spawn_children(session.lease.lease, &children.value);
     Ok(Json(relay(&session, call).await?))
+}
+
+pub(super) async fn secrets(State(session): State<Arc<Session>>) -> Answer<Response> {
+    if session.secrets_text.is_empty() {
+        return Err(ApiProblem::new(Kind::NotFound, "this task names no secrets"));
+    }
+    let headers = [(CONTENT_TYPE, "application/json"), (CACHE_CONTROL, "no-store")];
+    Ok((headers, session.secrets_text.clone()).into_response())
 }
 
 pub(super) async fn dependencies(State(session): State<Arc<Session>>) -> Answer<Response> {

@@ -132,6 +132,7 @@ fn router(session: Arc<Session>) -> Router {
         .route(routes::STARTED, post(attempt::started))
         .route(routes::PROGRESS, post(attempt::progress))
         .route(routes::LOGS, post(attempt::logs))
+        .route(routes::SECRETS, get(attempt::secrets))
         .route(routes::DEPENDENCIES, get(attempt::dependencies))
         .route(&format!("{}/{{name}}", routes::SIGNALS), get(signal::receive))
         .route(&format!("{}/{{to}}", routes::EGRESS), get(egress::tunnel))

@@ -56,7 +56,9 @@ pub(super) async fn report(
     let most = if session.brief.role == Role::Plan { limits::PLAN_BODY } else { limits::BODY };
     let holds = Holds::Tasks(Kind::PlanInvalid);
     let read = json::tree::<AgentReport>(&session, request, most, holds).await?;
-    let report = read.value;
+    let mut report = read.value;
+    // It is put on the node's disk.
+    session.redactor.redact_outcome(&mut report.outcome);
     if !is_for_agents(&report.outcome) {
         let error = FieldError::new("/outcome/kind", "is not for the agent to say");
         return Err(Problem::validation(vec![error]).into());

@@ -15,7 +15,7 @@ use orca_proto::spec::Network;
 
 use super::host_config::{Sources, body, wrong_volume};
 use super::{ACT, CallError, Docker, LOOK, within};
-use crate::runtime::{Exit, Fault, Launch, PostMortem, Signal};
+use crate::runtime::{Exit, Fault, Launch, PostMortem, Signal, last_words};
 
 /// The label by which a daemon knows its own.
 const STATE: &str = "orca.state";
@@ -23,8 +23,6 @@ const STATE: &str = "orca.state";
 const SIGNALLED: i64 = 128;
 /// How long a removal that is already under way is followed.
 const REMOVAL: Duration = Duration::from_secs(60);
-/// Most of what an agent said that goes into a reason, in bytes.
-const SAID: usize = 2_000;
 
 impl Docker {
     pub(super) async fn start_container(&self, launch: &Launch) -> Result<(), Fault> {
@@ -96,8 +94,7 @@ impl Docker {
         let lines =
             self.api.logs(name, Some(options)).map_ok(|line| line.to_string()).try_collect::<String>();
         let said = within(LOOK, "logs", lines).await.unwrap_or_default();
-        let start = said.len().saturating_sub(SAID);
-        let said = said.get(said.ceil_char_boundary(start)..).unwrap_or_default().trim().to_owned();
+        let said = last_words(&said);
         PostMortem { out_of_memory: state.and_then(|state| state.oom_killed).unwrap_or_default(), said }
     }
 

@@ -9,6 +9,7 @@ use bollard::models::{
     RestartPolicy, RestartPolicyNameEnum,
 };
 use orca_proto::agent::{env, files};
+use orca_proto::limits;
 use orca_proto::spec::{Network, Resources};
 
 use crate::runtime::{Launch, attempt_dir_bytes};
@@ -19,6 +20,10 @@ const INSIDE: &str = "/orca";
 const OPEN_FILES: i64 = 16_384;
 /// Volumes that an image may declare.
 const VOLUMES: usize = 32;
+/// Memory for secrets, in bytes: what they may take, each rounded up to pages.
+const SECRETS: usize = 2 * limits::SECRETS_BYTES;
+/// Files in it, and itself.
+const SECRET_FILES: usize = 2 * limits::SECRETS;
 /// Most of the memory that `/dev/shm` may take, in bytes.
 const SHARED_MEMORY: u64 = 64 << 20;
 
@@ -93,7 +98,7 @@ fn host_config(launch: &Launch, sources: &Sources) -> HostConfig {
             typ: Some("json-file".into()),
             config: Some(HashMap::from([("max-size".into(), "64k".into()), ("max-file".into(), "1".into())])),
         }),
-        tmpfs: Some(tmpfs(&launch.image.volumes, tmp.0)),
+        tmpfs: Some(tmpfs(&launch.image.volumes, tmp.0, launch.secrets)),
         mounts: Some(mounts(sources)),
         ..HostConfig::default()
     }
@@ -104,11 +109,18 @@ fn nano_cpus(cpus: f64) -> i64 {
     (cpus * 1e9).round() as i64
 }
 
-/// `/tmp`, and a sized tmpfs in place of each volume that the image declares: those would otherwise be unbounded disk.
-fn tmpfs(volumes: &[String], size: u64) -> HashMap<String, String> {
+/// `/tmp`, and a sized tmpfs in place of each volume that the image declares: those would otherwise be unbounded disk. Where there
+/// are secrets, one more for them, which is no place for anything else.
+fn tmpfs(volumes: &[String], size: u64, secrets: bool) -> HashMap<String, String> {
     let options = format!("rw,nosuid,nodev,size={size},mode=1777");
     let volumes = volumes.iter().map(|path| path.trim_end_matches('/'));
-    volumes.chain(["/tmp"]).map(|path| (path.to_owned(), options.clone())).collect()
+    let mut all: HashMap<String, String> =
+        volumes.chain(["/tmp"]).map(|path| (path.to_owned(), options.clone())).collect();
+    if secrets {
+        let options = format!("rw,nosuid,nodev,noexec,size={SECRETS},nr_inodes={SECRET_FILES},mode=1777");
+        all.insert(format!("{INSIDE}/{}", files::SECRETS), options);
+    }
+    all
 }
 
 /// Why an image's volumes cannot be had; without a tmpfs in its place each would be a directory of unbounded size.
@@ -163,6 +175,7 @@ mod tests {
             network,
             directory: "/s/attempts/t-1".into(),
             artifacts: vec![],
+            secrets: false,
             labels: HashMap::from([("orca.task".into(), "t".into())]),
         }
     }
@@ -182,9 +195,20 @@ mod tests {
     }
 
     #[test]
+    fn secrets_add_a_small_directory_in_memory_and_change_nothing_else() {
+        let mut with = body(&Launch { secrets: true, ..launch(Network::None) }, &sources());
+        let tmpfs = with.host_config.as_mut().unwrap().tmpfs.as_mut().unwrap();
+        let options = tmpfs.remove("/orca/secrets").unwrap();
+        assert_eq!(options, "rw,nosuid,nodev,noexec,size=524288,nr_inodes=64,mode=1777");
+        assert_eq!(with, body(&launch(Network::None), &sources()));
+    }
+
+    #[test]
     fn an_image_cannot_have_a_volume_that_would_not_be_bounded() {
         let wrong = |path: &str| wrong_volume(&[path.to_owned()]).is_some();
-        for path in ["/", "/orca", "/orca/out", "data", "/a/../orca", "//orca", "/./orca", ""] {
+        for path in
+            ["/", "/orca", "/orca/out", "/orca/secrets", "data", "/a/../orca", "//orca", "/./orca", ""]
+        {
             assert!(wrong(path), "{path}");
         }
         for path in ["/data", "/var/lib/postgresql/data/", "/orcas", "/tmp"] {

@@ -193,3 +193,32 @@ fn each_entry_that_names_no_host_is_told_by_its_place() {
     assert_eq!(of(vec!["a.example"; limits::EGRESS]), Vec::<String>::new());
     assert_eq!(of(vec!["a.example"; limits::EGRESS + 1]), ["/network/egress"]);
 }
+
+#[test]
+fn secrets_are_files_of_one_directory_and_no_two_are_one_file() {
+    let errors = |secrets: Value| {
+        let task: NewTask =
+            serde_json::from_value(serde_json::json!({"container": {"image": "x"}, "secrets": secrets}))
+                .unwrap();
+        errors_of(&task)
+    };
+    let good = serde_json::json!([{"name": "db"}, {"name": "db", "as": "again"}, {"name": "a.b_c-D", "as": "password.txt"}]);
+    assert_eq!(errors(good), Vec::<String>::new());
+    for bad in
+        ["", ".", "..", "../x", "/etc/passwd", "a/b", ".hidden", "a\0b", "a b", "ä", "a\n", &"x".repeat(129)]
+    {
+        assert_eq!(
+            errors(serde_json::json!([{"name": "db", "as": bad}])).first().map(String::as_str),
+            Some("/secrets/0/as"),
+            "{bad:?}"
+        );
+        assert_eq!(
+            errors(serde_json::json!([{"name": bad}])).first().map(String::as_str),
+            Some("/secrets/0/name"),
+            "{bad:?}"
+        );
+    }
+    assert_eq!(errors(serde_json::json!([{"name": "a"}, {"name": "b", "as": "a"}])), ["/secrets/1/as"]);
+    assert_eq!(errors(serde_json::json!([{"name": "b", "as": "a"}, {"name": "a"}])), ["/secrets/1/name"]);
+    assert_eq!(errors((0..33).map(|n| serde_json::json!({"name": format!("s{n}")})).collect()), ["/secrets"]);
+}
