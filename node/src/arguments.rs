@@ -15,8 +15,8 @@ use tracing_subscriber::EnvFilter;
 
 use crate::settings::role_name;
 use crate::{
-    Capacity, CoordinatorSettings, NodeError, NodeSettings, PlacementSettings, RuntimeKind, RuntimeSettings,
-    Secret, heartbeat,
+    Capacity, CoordinatorSettings, ImageGcSettings, ImageSettings, NodeError, NodeSettings,
+    PlacementSettings, PullSettings, RuntimeKind, RuntimeSettings, Secret, heartbeat,
 };
 
 /// Threads of the daemon: it waits far more than it computes.
@@ -68,6 +68,30 @@ struct Arguments {
     /// How much of input artifacts to keep for later attempts
     #[arg(long, env = "ORCA_CACHE_SIZE", default_value = "10GiB")]
     cache_size: Bytes,
+    /// Run only images that look so, such as debian:* or registry.example.com/team/*; may be repeated [default: all]
+    #[arg(long = "allow-image", env = "ORCA_ALLOW_IMAGES", value_delimiter = ',', value_name = "PATTERN")]
+    allow_images: Vec<String>,
+    /// Credentials for registries: a file as `docker login` writes it, readable by the node alone. Helpers are not run
+    #[arg(long, env = "ORCA_REGISTRY_AUTH", value_name = "FILE")]
+    registry_auth: Option<PathBuf>,
+    /// Break off a pull when nothing moved for so long
+    #[arg(long, env = "ORCA_PULL_IDLE_TIMEOUT", default_value = "2m")]
+    pull_idle_timeout: Span,
+    /// Give up a pull, with all its tries, after so long
+    #[arg(long, env = "ORCA_PULL_TIMEOUT", default_value = "20m")]
+    pull_timeout: Span,
+    /// How long to ask a registry that fails again before the task goes to another node
+    #[arg(long, env = "ORCA_PULL_PATIENCE", default_value = "5m")]
+    pull_patience: Span,
+    /// Remove images that this node pulled once they are unused for long or the disk gets full
+    #[arg(long, env = "ORCA_IMAGE_GC", num_args = 0..=1, default_value = "true", default_missing_value = "true", action = clap::ArgAction::Set)]
+    image_gc: bool,
+    /// How long an image may be unused
+    #[arg(long, env = "ORCA_IMAGE_MAX_AGE", default_value = "7d")]
+    image_max_age: Span,
+    /// Percent of the engine's disk that should be free; with less, the images unused for longest go. 0 for never
+    #[arg(long, env = "ORCA_IMAGE_MIN_FREE", default_value = "10", value_name = "PERCENT")]
+    image_min_free: f64,
     /// How long a shutdown waits for running attempts before it gives them back
     #[arg(long, env = "ORCA_DRAIN_TIMEOUT", default_value = "60s")]
     drain_timeout: Span,
@@ -157,6 +181,20 @@ fn settings(arguments: Arguments, role: Role, state_dir: PathBuf) -> Result<Node
             agent: arguments.agent,
             allow_network: arguments.allow_network,
             cache_bytes: arguments.cache_size.0,
+        },
+        images: ImageSettings {
+            allow: arguments.allow_images.into_iter().filter(|pattern| !pattern.is_empty()).collect(),
+            registry_auth: arguments.registry_auth.filter(|path| !path.as_os_str().is_empty()),
+            pull: PullSettings {
+                idle: arguments.pull_idle_timeout.get(),
+                total: arguments.pull_timeout.get(),
+                patience: arguments.pull_patience.get(),
+            },
+            gc: arguments.image_gc.then_some(ImageGcSettings {
+                max_age: arguments.image_max_age.get(),
+                min_free: arguments.image_min_free / 100.0,
+                ..ImageGcSettings::default()
+            }),
         },
         state_dir,
         drain_timeout: arguments.drain_timeout.get(),

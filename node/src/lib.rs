@@ -27,7 +27,8 @@ use tokio_util::sync::CancellationToken;
 
 pub use error::NodeError;
 pub use settings::{
-    Capacity, CoordinatorSettings, NodeSettings, PlacementSettings, RuntimeKind, RuntimeSettings, Secret,
+    Capacity, CoordinatorSettings, ImageGcSettings, ImageSettings, NodeSettings, PlacementSettings,
+    PullSettings, RuntimeKind, RuntimeSettings, Secret,
 };
 
 /// Runs a node until `shutdown` is cancelled, and then until it has drained.

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use orca_coordinator::StartError;
 use orca_node::{
-    Capacity, CoordinatorSettings, NodeError, NodeSettings, PlacementSettings, RuntimeKind, RuntimeSettings,
-    Secret,
+    Capacity, CoordinatorSettings, ImageSettings, NodeError, NodeSettings, PlacementSettings, RuntimeKind,
+    RuntimeSettings, Secret,
 };
 use orca_proto::client::Client;
 use orca_proto::node::NodeState;
@@ -191,6 +191,7 @@ fn node_settings(
             allow_network: args.allow_network,
             cache_bytes: CACHE,
         },
+        images: ImageSettings::default(),
         state_dir: data.path().join(name),
         drain_timeout: DRAIN,
         hurry: CancellationToken::new(),

@@ -5,6 +5,7 @@ mod agent_socket;
 mod directory;
 mod disk;
 mod prepare;
+mod pulled;
 mod relay;
 mod session;
 mod settle;

@@ -15,10 +15,10 @@ use orca_proto::ids::ArtifactId;
 use orca_proto::node::Grant;
 use orca_proto::task::Outcome;
 
-use super::Interrupted;
 use super::directory::Directory;
 use super::session::{Session, Token};
 use super::socket::Server;
+use super::{Interrupted, pulled};
 use crate::daemon::Node;
 use crate::files::{FilesError, InUse};
 use crate::retry::a_few_times;
@@ -66,7 +66,7 @@ pub(super) async fn prepare(
     let directory = Directory::of(&node.state, lease.lease);
     let name = super::container_name(grant);
     let made = async { making.await.map_err(here) };
-    let image = async { node.runtime.image(&grant.spec.container).await.map_err(Interrupted::from) };
+    let image = pulled::image(node, grant, lease);
     let inputs = async {
         let fetches = grant.spec.artifacts.iter().map(|input| node.files.fetch(node.client(), input));
         try_join_all(fetches).await.map_err(Interrupted::from)
@@ -82,7 +82,8 @@ pub(super) async fn prepare(
             })
         })
     };
-    let (token, image, inputs, dependencies) = tokio::try_join!(made, image, inputs, dependencies)?;
+    let (token, (image, preface), inputs, dependencies) =
+        tokio::try_join!(made, image, inputs, dependencies)?;
 
     let brief = brief(node, grant, &image)?;
     let readable = readable(grant, dependencies.as_ref());
@@ -91,6 +92,7 @@ pub(super) async fn prepare(
         let put = move || directory.put_dependencies(&dependencies);
         tokio::task::spawn_blocking(put).await.map_err(here)?.map_err(here)?;
     }
+    let exactly = image.digest.clone();
     let launch = Launch {
         labels: labels(node, grant),
         name,
@@ -108,6 +110,7 @@ pub(super) async fn prepare(
         image,
     };
     let session = Session::new(Arc::clone(node), Arc::clone(lease), brief, token, directory, readable);
+    let session = session.map(|session| session.with_image(exactly, preface));
     let session = Arc::new(session.map_err(here)?);
     let server = Server::start(Arc::clone(&session)).map_err(here)?;
     let heartbeat = grant.spec.timeouts.heartbeat.map(Span::get);

@@ -9,9 +9,10 @@ use orca_proto::client::worker::HeldLease;
 use orca_proto::ids::ArtifactId;
 use orca_proto::task::{Progress, Timeout};
 use sha2::{Digest, Sha256};
-use tokio::sync::{Notify, Semaphore, watch};
+use tokio::sync::{Notify, OnceCell, Semaphore, watch};
 
 use super::directory::Directory;
+use super::pulled::Preface;
 use crate::daemon::Node;
 
 /// JSON bodies that one attempt may have under way at once.
@@ -52,6 +53,10 @@ pub(super) struct Session {
     pub(super) brief: Brief,
     pub(super) token: Token,
     pub(super) directory: Directory,
+    /// Exactly which image it runs, where that is known.
+    pub(super) image: Option<String>,
+    /// How many lines the node wrote into the log before the agent; asked for where that is not sure.
+    pub(super) log_start: OnceCell<i64>,
     /// Artifacts that it may read.
     pub(super) readable: HashSet<ArtifactId>,
     /// The brief as its agent gets it. The one above goes without the input, which may be large.
@@ -87,6 +92,8 @@ impl Session {
             brief,
             token,
             directory,
+            image: None,
+            log_start: OnceCell::new_with(Some(0)),
             readable,
             brief_text,
             bodies: Arc::new(Semaphore::new(BODIES)),
@@ -99,6 +106,15 @@ impl Session {
             report: Mutex::new(None),
             reported: Notify::new(),
         })
+    }
+
+    /// What the pull of its image left to know.
+    pub(super) fn with_image(mut self, image: Option<String>, preface: Preface) -> Self {
+        self.image = image;
+        if preface == Preface::Some {
+            self.log_start = OnceCell::new();
+        }
+        self
     }
 
     /// Takes the agent's report; `false` if there already is another.

@@ -118,7 +118,9 @@ fn describe(settings: &NodeSettings, runtime: &str) -> Registration {
 async fn serve(node: Arc<Node>, shutdown: CancellationToken) -> Result<(), NodeError> {
     let attempts = TaskTracker::new();
     let watched = Arc::clone(&node);
-    let _janitor = AbortOnDropHandle::new(tokio::spawn(async move { janitor::run(&watched).await }));
+    let _janitor = AbortOnDropHandle::new(tokio::spawn(async move {
+        tokio::join!(janitor::run(&watched), janitor::tidy(&watched));
+    }));
     let renewing = node.member.keep(&shutdown, |lease| heartbeat::beat(node.state.root(), lease));
     tokio::pin!(renewing);
     let claimed = tokio::select! {

@@ -13,6 +13,7 @@ use std::sync::Arc;
 
 use futures_util::future::BoxFuture;
 use orca_proto::spec::{ContainerSpec, Network, Resources};
+use tokio::sync::watch;
 
 use crate::NodeError;
 use crate::settings::{NodeSettings, RuntimeKind};
@@ -32,8 +33,11 @@ pub(crate) enum Fault {
     Silent(String),
 }
 
+/// What is to be told of an image that is on its way, in a few words; nothing as long as there is nothing to tell.
+pub(crate) type News = watch::Sender<String>;
+
 /// What an image says about how to run it.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default)]
 pub(crate) struct Image {
     /// What the engine calls exactly this image.
     pub(crate) id: String,
@@ -41,6 +45,12 @@ pub(crate) struct Image {
     pub(crate) command: Vec<String>,
     /// Paths that it declares as volumes.
     pub(crate) volumes: Vec<String>,
+    /// What registries call exactly this image: `NAME@sha256:…`.
+    pub(crate) digests: Vec<String>,
+    /// What to tell of it: one of `digests`, or else its id.
+    pub(crate) digest: Option<String>,
+    /// Keeps it from being removed.
+    pub(crate) hold: Option<docker::image_store::Hold>,
 }
 
 /// An input artifact to show to a container.
@@ -103,8 +113,8 @@ pub(crate) trait Runtime: Send + Sync {
     /// For people, such as `docker 20.10.24 (API 1.41)`.
     fn describe(&self) -> &str;
 
-    /// Makes the image ready, and says what it holds.
-    fn image<'a>(&'a self, spec: &'a ContainerSpec) -> BoxFuture<'a, Result<Image, Fault>>;
+    /// Makes the image ready, and says what it holds. While that takes, `news` says how far it is.
+    fn image<'a>(&'a self, spec: &'a ContainerSpec, news: &'a News) -> BoxFuture<'a, Result<Image, Fault>>;
 
     /// Creates and starts a container. After a fault there may be one all the same: remove it.
     fn start<'a>(&'a self, launch: &'a Launch) -> BoxFuture<'a, Result<(), Fault>>;
@@ -126,6 +136,9 @@ pub(crate) trait Runtime: Send + Sync {
 
     /// Removes everything that an earlier daemon with the same state directory left; answers how many.
     fn sweep(&self) -> BoxFuture<'_, Result<usize, Fault>>;
+
+    /// Removes images that nobody has used for long, where there are some to remove.
+    fn tidy(&self) -> BoxFuture<'_, ()>;
 }
 
 /// The runtime that the settings ask for.

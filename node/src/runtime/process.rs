@@ -17,7 +17,7 @@ use tokio::io::AsyncReadExt;
 use tokio::process::{ChildStderr, Command};
 use tokio::sync::watch;
 
-use super::{Exit, Fault, Image, Launch, PostMortem, Runtime, Signal};
+use super::{Exit, Fault, Image, Launch, News, PostMortem, Runtime, Signal};
 
 /// What of the node's environment a task may see.
 const PASSED_ON: [&str; 3] = ["PATH", "HOME", "LANG"];
@@ -97,7 +97,7 @@ impl Runtime for Process {
         "process (isolates nothing)"
     }
 
-    fn image<'a>(&'a self, spec: &'a ContainerSpec) -> BoxFuture<'a, Result<Image, Fault>> {
+    fn image<'a>(&'a self, spec: &'a ContainerSpec, _news: &'a News) -> BoxFuture<'a, Result<Image, Fault>> {
         Box::pin(async { Ok(Image { id: spec.image.clone(), ..Image::default() }) })
     }
 
@@ -177,6 +177,10 @@ impl Runtime for Process {
                 .map_err(|_| Fault::Silent("a killed process does not end".to_owned()))?;
             Ok(count)
         })
+    }
+
+    fn tidy(&self) -> BoxFuture<'_, ()> {
+        Box::pin(std::future::ready(()))
     }
 }
 

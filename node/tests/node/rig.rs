@@ -5,7 +5,8 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use orca_node::{
-    CoordinatorSettings, NodeError, NodeSettings, PlacementSettings, RuntimeKind, RuntimeSettings, Secret,
+    CoordinatorSettings, ImageSettings, NodeError, NodeSettings, PlacementSettings, RuntimeKind,
+    RuntimeSettings, Secret,
 };
 use orca_proto::duration::Span;
 use orca_proto::ids::{FencingToken, TaskId};
@@ -49,6 +50,7 @@ pub(crate) fn settings(fake: &Fake, state: &Path, kind: RuntimeKind) -> NodeSett
             allow_network: false,
             cache_bytes: 1 << 30,
         },
+        images: ImageSettings::default(),
         state_dir: state.to_path_buf(),
         drain_timeout: Duration::from_secs(30),
         hurry: CancellationToken::new(),

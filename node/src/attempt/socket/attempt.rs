@@ -56,14 +56,32 @@ pub(super) async fn progress(State(session): State<Arc<Session>>, request: Reque
 
 /// Relayed before it is acknowledged: the agent holds its lines until then, so the node needs no memory for them.
 pub(super) async fn logs(State(session): State<Arc<Session>>, request: Request) -> Answer<Json<LogAck>> {
-    let lines = json::flat::<LogAppend>(&session, request, limits::BODY).await?;
+    let mut lines = json::flat::<LogAppend>(&session, request, limits::BODY).await?;
     if lines.value.lines.len() > limits::LOG_LINES {
         return Err(
             Problem::validation(vec![FieldError::new("/lines", "has more than 1,000 entries")]).into()
         );
     }
+    let start = log_start(&session).await?;
+    for line in &mut lines.value.lines {
+        // What is below 0 stays so, and is refused.
+        if line.seq >= 0 {
+            line.seq = line.seq.saturating_add(start);
+        }
+    }
     let call = || session.node.client().append_logs(session.lease.lease, &lines.value);
-    Ok(Json(relay(&session, call).await?))
+    let ack = relay(&session, call).await?;
+    Ok(Json(LogAck { next_seq: ack.next_seq.saturating_sub(start).max(0) }))
+}
+
+/// Where in the log the agent's first line belongs.
+async fn log_start(session: &Session) -> Result<i64, Problem> {
+    let nothing = LogAppend { lines: Vec::new() };
+    let ask = || async {
+        let call = || session.node.client().append_logs(session.lease.lease, &nothing);
+        relay(session, call).await.map(|ack| ack.next_seq)
+    };
+    session.log_start.get_or_try_init(ask).await.copied()
 }
 
 pub(super) async fn children(

@@ -153,7 +153,7 @@ mod tests {
     fn launch(network: Network) -> Launch {
         Launch {
             name: "orca-t-1-1".into(),
-            image: Image { id: "sha256:abc".into(), command: vec![], volumes: vec!["/data/".into()] },
+            image: Image { id: "sha256:abc".into(), volumes: vec!["/data/".into()], ..Image::default() },
             user: Some("1000".into()),
             resources: Resources { cpus: 0.5, memory: Bytes::mib(64), pids: 32, tmp: Bytes::mib(8) },
             network,

@@ -3,14 +3,19 @@
 //! Every call has a deadline. An engine that does not answer ([`Fault::Silent`]) may still do what it was asked to, so
 //! nothing is concluded from silence.
 
+mod allow_list;
 mod container;
 mod host_config;
 mod host_paths;
 mod image;
+pub(super) mod image_store;
+mod pull;
+mod pull_news;
+mod registry_auth;
 
-use std::collections::HashMap;
 use std::future::Future;
-use std::sync::{Arc, Mutex};
+use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bollard::errors::Error;
@@ -18,10 +23,15 @@ use futures_util::future::BoxFuture;
 use orca_proto::spec::ContainerSpec;
 use tokio::sync::Semaphore;
 
+use self::allow_list::AllowList;
 use self::host_paths::HostPaths;
-use super::{Exit, Fault, Image, Launch, PostMortem, Runtime, Signal};
+use self::image::look_up;
+use self::image_store::ImageStore;
+use self::pull::Pulls;
+use self::registry_auth::RegistryAuth;
+use super::{Exit, Fault, Image, Launch, News, PostMortem, Runtime, Signal};
 use crate::NodeError;
-use crate::settings::NodeSettings;
+use crate::settings::{ImageGcSettings, NodeSettings};
 use crate::state_dir::StateDir;
 
 /// Where the engine is unless the settings say otherwise.
@@ -38,12 +48,14 @@ pub(crate) struct Docker {
     api: bollard::Docker,
     description: String,
     paths: HostPaths,
-    agent_dir: std::path::PathBuf,
+    agent_dir: PathBuf,
     state_id: String,
     allow_network: bool,
     creates: Semaphore,
-    /// One pull per image at a time.
-    pulls: Mutex<HashMap<String, Arc<tokio::sync::Mutex<()>>>>,
+    allowed: AllowList,
+    pulls: Pulls,
+    store: Arc<ImageStore>,
+    gc: Option<ImageGcSettings>,
 }
 
 impl Docker {
@@ -69,7 +81,22 @@ impl Docker {
             version.api_version.unwrap_or_default()
         );
         let paths = HostPaths::discover(&api, state.root()).await?;
+        let images = &settings.images;
+        let allowed = AllowList::read(&images.allow).map_err(|pattern| NodeError::Setting {
+            setting: "--allow-image",
+            why: format!("has {pattern:?}, which is no pattern of images such as debian:* or registry.example.com/team/*"),
+        })?;
+        let auth = images.registry_auth.as_deref().map(RegistryAuth::read).transpose()?.unwrap_or_default();
+        let disk = image_disk(&api, &paths, host, state).await;
+        if images.gc.as_ref().is_some_and(|gc| gc.min_free > 0.0) && disk.is_none() {
+            tracing::info!("the engine's disk cannot be seen from here: images are removed by age alone");
+        }
+        let store = Arc::new(ImageStore::open(state.images(), disk));
         Ok(Self {
+            allowed,
+            pulls: Pulls::new(api.clone(), auth, images.pull, Arc::clone(&store)),
+            store,
+            gc: images.gc,
             api,
             description,
             paths,
@@ -77,7 +104,6 @@ impl Docker {
             state_id: state.id().to_owned(),
             allow_network: settings.runtime.allow_network,
             creates: Semaphore::new(CREATES),
-            pulls: Mutex::new(HashMap::new()),
         })
     }
 }
@@ -87,8 +113,8 @@ impl Runtime for Docker {
         &self.description
     }
 
-    fn image<'a>(&'a self, spec: &'a ContainerSpec) -> BoxFuture<'a, Result<Image, Fault>> {
-        Box::pin(self.ensure_image(spec))
+    fn image<'a>(&'a self, spec: &'a ContainerSpec, news: &'a News) -> BoxFuture<'a, Result<Image, Fault>> {
+        Box::pin(self.ensure_image(spec, news))
     }
 
     fn start<'a>(&'a self, launch: &'a Launch) -> BoxFuture<'a, Result<(), Fault>> {
@@ -118,6 +144,33 @@ impl Runtime for Docker {
     fn sweep(&self) -> BoxFuture<'_, Result<usize, Fault>> {
         Box::pin(self.sweep_containers())
     }
+
+    fn tidy(&self) -> BoxFuture<'_, ()> {
+        Box::pin(async {
+            if let Some(gc) = &self.gc {
+                self.store.collect(&self.api, gc).await;
+            }
+        })
+    }
+}
+
+/// A path here on the file system where the engine keeps its images, if there is one: the engine's own directory where the node
+/// runs beside it, or the state directory where that is a volume of the same engine.
+async fn image_disk(
+    api: &bollard::Docker,
+    paths: &HostPaths,
+    host: &str,
+    state: &StateDir,
+) -> Option<PathBuf> {
+    if !host.starts_with("unix://") && !host.starts_with('/') {
+        return None;
+    }
+    let root = PathBuf::from(within(LOOK, "info", api.info()).await.ok()?.docker_root_dir?);
+    let own = state.root().to_path_buf();
+    if paths.are_the_engines() {
+        return root.is_dir().then_some(root);
+    }
+    paths.translate(&own).filter(|there| there.starts_with(&root)).map(|_| own)
 }
 
 /// Why a call to the engine brought nothing.
