@@ -44,6 +44,9 @@ struct Arguments {
     /// Memory that tasks may use in all [default: nine tenths of this machine's]
     #[arg(long, env = "ORCA_MEMORY")]
     memory: Option<Bytes>,
+    /// GPUs that tasks may use, 0 to 16: the machine's first ones, by the engine's NVIDIA runtime
+    #[arg(long, env = "ORCA_GPUS", default_value_t = 0)]
+    gpus: u32,
     /// Take tasks of these queues only, separated by commas
     #[arg(long = "queue", env = "ORCA_QUEUES", value_delimiter = ',')]
     queues: Vec<String>,
@@ -170,6 +173,7 @@ fn settings(arguments: Arguments, role: Role, state_dir: PathBuf) -> Result<Node
             slots: arguments.slots.unwrap_or_else(|| u32::try_from(processors * 2).unwrap_or(2)),
             queues: arguments.queues.into_iter().filter(|queue| !queue.is_empty()).collect(),
             labels,
+            gpus: arguments.gpus,
             capacity: Some(Capacity {
                 cpus: arguments.cpus.unwrap_or(machine.cpus),
                 memory: arguments.memory.map_or(machine.memory, |memory| memory.0),

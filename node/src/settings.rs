@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use orca_proto::limits;
-use orca_proto::spec::Role;
+use orca_proto::spec::{Role, gpu_label};
 
 use crate::NodeError;
 use tokio_util::sync::CancellationToken;
@@ -60,9 +60,19 @@ pub struct PlacementSettings {
     pub queues: Vec<String>,
     /// For people and placement; at most 32. `--label`, `ORCA_NODE_LABELS`.
     pub labels: BTreeMap<String, String>,
+    /// GPUs that tasks may use, at most 16: the machine's first ones, each by one task at a time. `--gpus`, `ORCA_GPUS`; default 0.
+    pub gpus: u32,
     /// What tasks may use in all; not counted when absent. `--cpus`, `ORCA_CPUS` and `--memory`, `ORCA_MEMORY`; default
     /// [`Capacity::of_this_machine`].
     pub capacity: Option<Capacity>,
+}
+
+impl PlacementSettings {
+    /// The labels that the node has for the coordinator: its own, and those that tell of its GPUs.
+    pub(crate) fn all_labels(&self) -> BTreeMap<String, String> {
+        let gpus = (1..=self.gpus).map(|count| (gpu_label(count), "true".to_owned()));
+        self.labels.clone().into_iter().chain(gpus).collect()
+    }
 }
 
 /// What tasks may use in all.
@@ -233,8 +243,14 @@ impl NodeSettings {
         {
             return wrong("--image-min-free", "must lie between 0 and 90");
         }
-        if self.placement.labels.len() > limits::LABELS {
-            return wrong("--label", "may be given at most 32 times");
+        if self.placement.gpus > limits::GPUS {
+            return wrong("--gpus", "must be at most 16");
+        }
+        if self.placement.gpus > 0 && self.runtime.kind == RuntimeKind::Process {
+            return wrong("--gpus", "needs a container engine: processes have no GPU of their own");
+        }
+        if self.placement.all_labels().len() > limits::LABELS {
+            return wrong("--label", "may be given at most 32 times, less one for each GPU");
         }
         if let Some(capacity) = self.placement.capacity {
             if !(0.01..=1e6).contains(&capacity.cpus) {

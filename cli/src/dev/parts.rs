@@ -175,6 +175,7 @@ fn node_settings(
             slots,
             queues: Vec::new(),
             labels: BTreeMap::new(),
+            gpus: 0,
             // What nobody enforces need not be counted.
             capacity: match runtime {
                 Runtime::Docker => Some(Capacity::of_this_machine()),

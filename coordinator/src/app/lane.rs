@@ -1,8 +1,9 @@
 //! Which lane a task stands in: the one place that says what of a task decides who may take it.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 
-use orca_proto::spec::{NewTask, Role};
+use orca_proto::spec::{NewTask, Role, gpu_label};
 
 use crate::dispatch::{Capacity, Flow, LaneKey};
 
@@ -14,7 +15,7 @@ struct Deciding<'a> {
     group: Option<&'a str>,
     priority: i16,
     needs: Capacity,
-    requires: &'a BTreeMap<String, String>,
+    requires: Cow<'a, BTreeMap<String, String>>,
     prefers: &'a BTreeMap<String, String>,
 }
 
@@ -55,10 +56,19 @@ impl<'a> Deciding<'a> {
             group: group.as_deref(),
             priority: *priority,
             needs: Capacity { millicpus: millicpus(resources.cpus), memory: resources.memory.0 },
-            requires,
+            requires: required(requires, resources.gpus),
             prefers,
         }
     }
+}
+
+/// What a task requires of nodes: what it says, and GPUs if it asks for some.
+fn required(said: &BTreeMap<String, String>, gpus: u32) -> Cow<'_, BTreeMap<String, String>> {
+    let mut requires = Cow::Borrowed(said);
+    if gpus > 0 {
+        requires.to_mut().insert(gpu_label(gpus), "*".to_owned());
+    }
+    requires
 }
 
 /// The lane that a task stands in.
@@ -70,7 +80,7 @@ pub(crate) fn lane_of(namespace: &str, task: &NewTask) -> LaneKey {
         flow: Flow::new(queue.to_owned(), group.map(ToOwned::to_owned)),
         priority,
         needs,
-        requires: requires.clone(),
+        requires: requires.into_owned(),
         prefers: prefers.clone(),
     }
 }
@@ -83,7 +93,7 @@ pub(crate) fn same_lane(one: &NewTask, other: &NewTask) -> bool {
 /// Whether a task of the lane's namespace stands in it.
 pub(crate) fn stands_in(task: &NewTask, lane: &LaneKey) -> bool {
     let LaneKey { namespace: _, role, flow, priority, needs, requires, prefers } = lane;
-    let (role, priority, needs) = (*role, *priority, *needs);
+    let (role, priority, needs, requires) = (*role, *priority, *needs, Cow::Borrowed(requires));
     Deciding::of(task)
         == Deciding { role, queue: flow.queue(), group: flow.group(), priority, needs, requires, prefers }
 }
@@ -119,5 +129,19 @@ mod tests {
             assert!(!stands_in(&other, &lane) && !same_lane(&plain, &other));
             assert!(stands_in(&other, &lane_of("n", &other)));
         }
+    }
+
+    #[test]
+    fn a_task_that_asks_for_gpus_requires_a_node_that_offers_so_many() {
+        let mut two = NewTask { requires: [("a".into(), "b".into())].into(), ..NewTask::new("image") };
+        two.resources.gpus = 2;
+        let lane = lane_of("n", &two);
+        assert!(stands_in(&two, &lane) && !stands_in(&NewTask::new("image"), &lane));
+        let offers = |gpus: u32| (1..=gpus).map(|count| (gpu_label(count), "true".to_owned()));
+        let meets = |gpus: u32| {
+            let labels = offers(gpus).chain([("a".to_owned(), "b".to_owned())]).collect();
+            orca_proto::spec::meets(&lane.requires, &labels)
+        };
+        assert!(meets(2) && meets(4) && !meets(1) && !meets(0));
     }
 }

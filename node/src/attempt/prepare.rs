@@ -82,8 +82,12 @@ pub(super) async fn prepare(
             })
         })
     };
-    let (token, (image, preface), inputs, dependencies) =
-        tokio::try_join!(made, image, inputs, dependencies)?;
+    let gpus = async {
+        let gpus = node.gpus.take(grant.spec.resources.gpus).await;
+        gpus.map_err(|reason| Interrupted::Unfit(Outcome::Rejected { reason }))
+    };
+    let (token, (image, preface), inputs, dependencies, gpus) =
+        tokio::try_join!(made, image, inputs, dependencies, gpus)?;
 
     let brief = brief(node, grant, &image)?;
     let readable = readable(grant, dependencies.as_ref());
@@ -100,6 +104,7 @@ pub(super) async fn prepare(
         resources: grant.spec.resources.clone(),
         network: grant.spec.network,
         directory: directory.shared.clone(),
+        gpus,
         artifacts: grant
             .spec
             .artifacts

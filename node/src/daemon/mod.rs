@@ -22,6 +22,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::{AbortOnDropHandle, TaskTracker};
 
 use crate::files::Files;
+use crate::runtime::gpus::GpuPool;
 use crate::runtime::{self, Runtime};
 use crate::settings::{NodeSettings, RuntimeKind, role_name};
 use crate::state_dir::{StateDir, empty_trash};
@@ -42,6 +43,7 @@ pub(crate) struct Node {
     pub(crate) runtime: Arc<dyn Runtime>,
     pub(crate) state: StateDir,
     pub(crate) files: Files,
+    pub(crate) gpus: Arc<GpuPool>,
     /// Bounds the memory that attempts can make the node use.
     pub(crate) large_bodies: Arc<Semaphore>,
     /// Stop every attempt and give it back: the drain waits no longer.
@@ -87,6 +89,7 @@ pub(crate) async fn run(settings: NodeSettings, shutdown: CancellationToken) -> 
     );
     let node = Arc::new(Node {
         files: Files::new(state.cache(), settings.runtime.cache_bytes),
+        gpus: GpuPool::new(settings.placement.gpus),
         settings,
         reporter: Reporter::start(Arc::clone(&member), REPORTS_IN_FLIGHT, Duration::ZERO),
         member,
@@ -108,7 +111,7 @@ fn describe(settings: &NodeSettings, runtime: &str) -> Registration {
         slots: placement.slots,
         version: env!("CARGO_PKG_VERSION").to_owned(),
         runtime: runtime.to_owned(),
-        labels: placement.labels.clone(),
+        labels: placement.all_labels(),
         cpus: placement.capacity.map(|capacity| capacity.cpus),
         memory: placement.capacity.map(|capacity| Bytes(capacity.memory)),
     }

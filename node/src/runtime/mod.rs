@@ -5,6 +5,7 @@
 
 pub(crate) mod agent;
 mod docker;
+pub(crate) mod gpus;
 mod process;
 
 use std::collections::HashMap;
@@ -15,6 +16,7 @@ use futures_util::future::BoxFuture;
 use orca_proto::spec::{ContainerSpec, Network, Resources};
 use tokio::sync::watch;
 
+use self::gpus::Gpus;
 use crate::NodeError;
 use crate::settings::{NodeSettings, RuntimeKind};
 use crate::state_dir::StateDir;
@@ -73,12 +75,9 @@ pub(crate) struct Launch {
     /// The directory that it shares with its node.
     pub(crate) directory: PathBuf,
     pub(crate) artifacts: Vec<Shown>,
+    /// The GPUs that are its own.
+    pub(crate) gpus: Gpus,
     pub(crate) labels: HashMap<String, String>,
-}
-
-/// Bytes that an attempt may write into the directory that it shares with its node.
-pub(crate) fn attempt_dir_bytes(resources: &Resources) -> u64 {
-    resources.tmp.0.max(1 << 30)
 }
 
 /// How a container's first process ended.

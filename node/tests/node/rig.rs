@@ -41,6 +41,7 @@ pub(crate) fn settings(fake: &Fake, state: &Path, kind: RuntimeKind) -> NodeSett
             slots: 4,
             queues: Vec::new(),
             labels: BTreeMap::new(),
+            gpus: 0,
             capacity: None,
         },
         runtime: RuntimeSettings {

@@ -157,6 +157,19 @@ fn more_than_there_is_room_for_is_named() {
 }
 
 #[test]
+fn each_limit_of_a_container_has_its_range() {
+    let least = from_json(serde_json::json!({ "resources": {
+        "cpus": 0.01, "memory": "16MiB", "pids": 8, "tmp": "1MiB", "disk": "1MiB", "shm": "1MiB", "open_files": 64
+    } }));
+    assert_eq!(errors_of(&least), Vec::<String>::new());
+    let wrong = from_json(serde_json::json!({ "resources": {
+        "cpus": 0.0, "memory": "15MiB", "pids": 7, "tmp": "1KiB", "disk": "17TiB", "shm": "0", "open_files": 63, "gpus": 17
+    } }));
+    let pointers = ["cpus", "memory", "pids", "tmp", "disk", "shm", "open_files", "gpus"];
+    assert_eq!(errors_of(&wrong), pointers.map(|name| format!("/resources/{name}")));
+}
+
+#[test]
 fn a_deadline_before_the_start_is_refused() {
     let task = from_json(serde_json::json!({
         "run_at": "2099-01-02T00:00:00Z", "deadline": "2099-01-01T00:00:00Z"
