@@ -141,7 +141,7 @@ pub struct PullSettings {
 pub struct ImageGcSettings {
     /// Unused for so long. `--image-max-age`, `ORCA_IMAGE_MAX_AGE`; default 7 days.
     pub max_age: Duration,
-    /// The share of the engine's disk that should be free, 0 to 0.9: with less, those unused for longest go first, but none
+    /// The share of the engine's disk that should be free, 0 to 1: with less, those unused for longest go first, but none
     /// that was used within `every`. 0 for never. `--image-min-free`, `ORCA_IMAGE_MIN_FREE` in percent; default 10 %.
     pub min_free: f64,
     /// Time between two looks; no option, 10 min.
@@ -239,9 +239,9 @@ impl NodeSettings {
             return wrong("--pull-patience", "must be at most 24h");
         }
         if let Some(gc) = &self.images.gc
-            && !(0.0..=0.9).contains(&gc.min_free)
+            && !(0.0..=1.0).contains(&gc.min_free)
         {
-            return wrong("--image-min-free", "must lie between 0 and 90");
+            return wrong("--image-min-free", "must lie between 0 and 100");
         }
         if self.placement.gpus > limits::GPUS {
             return wrong("--gpus", "must be at most 16");

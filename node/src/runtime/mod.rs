@@ -94,8 +94,10 @@ pub(crate) enum Exit {
 /// What is found out about a container that has ended.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct PostMortem {
-    /// The kernel killed something in it for memory.
+    /// The kernel killed something in it for memory, at some time.
     pub(crate) out_of_memory: bool,
+    /// The deadly signal that somebody had the engine send, where that is known.
+    pub(crate) killed_by: Option<i32>,
     /// The last that its agent had to say.
     pub(crate) said: String,
 }

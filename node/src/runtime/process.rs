@@ -123,7 +123,7 @@ impl Runtime for Process {
                 let said = running.said.lock().unwrap_or_else(PoisonError::into_inner);
                 String::from_utf8_lossy(&said).trim().to_owned()
             });
-            PostMortem { out_of_memory: false, said: said.unwrap_or_default() }
+            PostMortem { said: said.unwrap_or_default(), ..PostMortem::default() }
         })
     }
 

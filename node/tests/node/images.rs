@@ -318,3 +318,47 @@ async fn an_image_goes_when_nobody_used_it_for_long_but_not_while_a_task_does_no
     assert_eq!(stand.rig.fake.report_of(again).await.result, Some(json!(1)));
     stand.rig.stop().await.unwrap();
 }
+
+#[tokio::test]
+async fn an_image_goes_when_the_disk_is_too_full_and_not_when_it_may_stay() {
+    for (min_free, goes) in [(1.0, true), (0.0, false)] {
+        let stand = Stand::start(|images| {
+            images.gc = Some(ImageGcSettings {
+                max_age: Duration::from_secs(3_600),
+                min_free,
+                every: Duration::from_millis(200),
+            });
+        })
+        .await;
+        let lease = stand.grant();
+        assert_eq!(stand.outcome(lease).await, Outcome::Succeeded);
+        let gone = async {
+            while stand.is_held().await {
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+        };
+        let limit = Duration::from_secs(if goes { 30 } else { 3 });
+        assert_eq!(tokio::time::timeout(limit, gone).await.is_ok(), goes);
+        stand.rig.stop().await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn an_allow_list_that_is_none_and_credentials_that_others_can_read_stop_the_start() {
+    let file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::set_permissions(file.path(), std::fs::Permissions::from_mode(0o644)).unwrap();
+    let path = file.path().to_path_buf();
+    let fake = crate::fake::Fake::start(Duration::from_secs(30)).await;
+    let state = tempfile::tempdir().unwrap();
+    let start = async |change: &dyn Fn(&mut ImageSettings)| {
+        let mut settings = crate::rig::settings(&fake, state.path(), RuntimeKind::Docker);
+        change(&mut settings.images);
+        orca_node::run(settings, tokio_util::sync::CancellationToken::new()).await.unwrap_err().to_string()
+    };
+    let why = start(&|images| images.registry_auth = Some(path.clone())).await;
+    assert!(why.starts_with("--registry-auth") && why.contains("chmod 600"), "{why}");
+    let why = start(&|images| images.allow = vec!["a b".into()]).await;
+    assert!(why.starts_with("--allow-image") && why.contains("a b"), "{why}");
+    let why = start(&|images| images.pull.idle = Duration::ZERO).await;
+    assert!(why.starts_with("--pull-idle-timeout"), "{why}");
+}

@@ -83,7 +83,8 @@ pub struct Resources {
     /// Size of `/dev/shm`; counts as memory where it is used. At least 1MiB.
     #[serde(skip_serializing_if = "Resources::usual_shm")]
     pub shm: Bytes,
-    /// Files that one process may hold open; 64 to 1,048,576.
+    /// Files that one process may hold open; 64 to 1,048,576. An engine cannot always give more than it has itself, so the
+    /// default is what any has.
     #[serde(skip_serializing_if = "Resources::usual_open_files")]
     pub open_files: u32,
     /// Whole GPUs; at most 16. Only a node that offers so many takes the task.
@@ -99,7 +100,7 @@ impl Resources {
         tmp: Bytes::mib(64),
         disk: Bytes::mib(1024),
         shm: Bytes::mib(64),
-        open_files: 65_536,
+        open_files: 16_384,
         gpus: 0,
     };
 

@@ -87,7 +87,9 @@ impl Docker {
             why: format!("has {pattern:?}, which is no pattern of images such as debian:* or registry.example.com/team/*"),
         })?;
         let auth = images.registry_auth.as_deref().map(RegistryAuth::read).transpose()?.unwrap_or_default();
-        let disk = image_disk(&api, &paths, host, state).await;
+        let info = within(LOOK, "info", api.info()).await.map_err(|fault| absent(fault.to_string()))?;
+        warn_of_no_seccomp(info.security_options.as_deref().unwrap_or_default());
+        let disk = info.docker_root_dir.and_then(|root| image_disk(&paths, host, state, root.into()));
         if images.gc.as_ref().is_some_and(|gc| gc.min_free > 0.0) && disk.is_none() {
             tracing::info!("the engine's disk cannot be seen from here: images are removed by age alone");
         }
@@ -156,21 +158,25 @@ impl Runtime for Docker {
 
 /// A path here on the file system where the engine keeps its images, if there is one: the engine's own directory where the node
 /// runs beside it, or the state directory where that is a volume of the same engine.
-async fn image_disk(
-    api: &bollard::Docker,
-    paths: &HostPaths,
-    host: &str,
-    state: &StateDir,
-) -> Option<PathBuf> {
+fn image_disk(paths: &HostPaths, host: &str, state: &StateDir, root: PathBuf) -> Option<PathBuf> {
     if !host.starts_with("unix://") && !host.starts_with('/') {
         return None;
     }
-    let root = PathBuf::from(within(LOOK, "info", api.info()).await.ok()?.docker_root_dir?);
     let own = state.root().to_path_buf();
     if paths.are_the_engines() {
         return root.is_dir().then_some(root);
     }
     paths.translate(&own).filter(|there| there.starts_with(&root)).map(|_| own)
+}
+
+/// Containers have the engine's own profile; one that filters nothing is worth a word.
+fn warn_of_no_seccomp(options: &[String]) {
+    let profile = options.iter().find(|option| option.contains("name=seccomp"));
+    if profile.is_none_or(|option| option.contains("unconfined")) {
+        tracing::warn!(
+            "the engine does not filter the system calls of containers (seccomp); tasks reach all of the kernel"
+        );
+    }
 }
 
 /// Why a call to the engine brought nothing.

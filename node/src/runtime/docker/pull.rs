@@ -268,18 +268,7 @@ fn pull_fault(image: &ImageReference, has_credentials: bool, error: &CallError) 
     let CallError::Status { code, message } = error else {
         return Fault::Engine(format!("cannot pull {image}: {error}"));
     };
-    // An image may be called `geofence`, and that is no broken connection.
-    let mut text = message.to_lowercase().replace(&image.to_string(), "");
-    for part in [
-        Some(&image.path),
-        image.tag.as_ref(),
-        image.path.strip_prefix("library/").map(str::to_owned).as_ref(),
-    ]
-    .into_iter()
-    .flatten()
-    {
-        text = text.replace(&part.to_lowercase(), "");
-    }
+    let text = without_names(&message.to_lowercase(), image);
     let holds = |signs: &[&str]| signs.iter().any(|sign| text.contains(sign));
     let denied = matches!(code, 401 | 403) || holds(&DENIED);
     let mut why = format!("cannot pull {image}: {message}");
@@ -292,6 +281,19 @@ fn pull_fault(image: &ImageReference, has_credentials: bool, error: &CallError) 
     }
     let wrong = denied || matches!(code, 400 | 404) || holds(&WRONG);
     if wrong && !holds(&NETWORK) { Fault::Rejected(why) } else { Fault::Engine(why) }
+}
+
+/// What was said, without the words that name the image or an address: one may be called `geofence`, and that is no broken
+/// connection.
+fn without_names(text: &str, image: &ImageReference) -> String {
+    let short = image.path.strip_prefix("library/").unwrap_or(&image.path);
+    let tag = image.tag.as_deref().unwrap_or_default().to_lowercase();
+    let tagged = format!("{short}:{tag}");
+    let is_name = |word: &&str| {
+        let bare = word.trim_matches(|letter: char| "\"',:.;()".contains(letter));
+        bare.contains('/') || [short, &tag, &tagged].contains(&bare)
+    };
+    text.split_whitespace().filter(|word| !is_name(word)).collect::<Vec<_>>().join(" ")
 }
 
 #[cfg(test)]
@@ -331,6 +333,10 @@ mod tests {
         let image: ImageReference = "me/geofence:timeout".parse().unwrap();
         let message = "manifest for me/geofence:timeout not found: manifest unknown".to_owned();
         let fault = pull_fault(&image, false, &CallError::Status { code: 404, message });
+        assert!(matches!(fault, Fault::Rejected(_)), "{fault:?}");
+        let official: ImageReference = "timeout:reset".parse().unwrap();
+        let message = "manifest for timeout:reset not found: manifest unknown: timeout".to_owned();
+        let fault = pull_fault(&official, false, &CallError::Status { code: 404, message });
         assert!(matches!(fault, Fault::Rejected(_)), "{fault:?}");
     }
 
