@@ -29,7 +29,7 @@ pub(super) async fn relay_start(session: Arc<Session>, ended: CancellationToken)
             () = ended.cancelled() => return,
         }
         let start = AttemptStart { image: session.image.clone() };
-        let call = || session.node.client().report_start(session.lease.lease, &start);
+        let call = || session.node.client().report_start(session.lease.lease, start.clone());
         if let Err(error) = until_answered(call).await {
             tracing::debug!(%error, "the start was not taken");
         }

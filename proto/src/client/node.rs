@@ -62,8 +62,8 @@ impl Client {
     ///
     /// # Errors
     /// Any [`ClientError`].
-    pub async fn report_start(&self, lease: LeaseRef, start: &AttemptStart) -> Result<(), ClientError> {
-        send(self.request(Method::POST, &path(lease, "start")).json(start)).await.map(drop)
+    pub async fn report_start(&self, lease: LeaseRef, start: AttemptStart) -> Result<(), ClientError> {
+        send(self.request(Method::POST, &path(lease, "start")).json(&start)).await.map(drop)
     }
 
     /// Says how far the attempt is.

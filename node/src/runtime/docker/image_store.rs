@@ -78,18 +78,14 @@ impl ImageStore {
     pub(super) async fn pulled(self: &Arc<Self>, name: &str, before: Option<&str>, after: &str) {
         {
             let mut ledger = lock(&self.ledger);
-            let ours = ledger.get(name).map(|pulled| pulled.id.clone());
-            match before {
-                // Somebody else's, and still there under another name or none: not for this node to remove.
-                Some(before) if ours.as_deref() != Some(before) => {
-                    if before == after {
-                        return;
-                    }
-                }
-                Some(before) if before != after => {
-                    ledger.insert(before.to_owned(), Pulled { id: before.to_owned(), used: now() });
-                }
-                _ => {}
+            let was_ours =
+                before.is_some_and(|before| ledger.get(name).is_some_and(|ours| ours.id == before));
+            // Somebody else's, and still there under its name or none: not for this node to remove.
+            if before == Some(after) && !was_ours {
+                return;
+            }
+            if let Some(before) = before.filter(|before| was_ours && *before != after) {
+                ledger.insert(before.to_owned(), Pulled { id: before.to_owned(), used: now() });
             }
             ledger.insert(name.to_owned(), Pulled { id: after.to_owned(), used: now() });
         }
