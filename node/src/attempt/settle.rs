@@ -18,7 +18,7 @@ use super::Interrupted;
 use super::directory::{Directory, private};
 use super::prepare::Prepared;
 use super::session::Session;
-use super::verdict::{Ending, Evidence, stopped, verdict, wants_post_mortem};
+use super::verdict::{Ending, Evidence, fit, stopped, verdict, wants_post_mortem};
 use crate::daemon::Node;
 use crate::retry::until_answered;
 use crate::runtime::PostMortem;
@@ -38,7 +38,9 @@ pub(super) async fn unstarted(node: &Node, lease: &Arc<HeldLease>, interrupted: 
     };
     remove_files(Directory::of(&node.state, lease.lease)).await;
     match outcome {
-        Some(outcome) => send(node, lease, Report { outcome, result: None, plan: None }).await,
+        Some(outcome) => {
+            send(node, lease, Report { outcome: fit(outcome), result: None, plan: None }).await;
+        }
         None => tracing::warn!("the lease is over: nothing is reported"),
     }
     node.member.leases().release(lease.lease);

@@ -92,17 +92,22 @@ pub(super) const fn is_for_agents(outcome: &Outcome) -> bool {
 
 /// What to report; `None` when nothing may be.
 pub(super) fn verdict(ending: Ending, evidence: Evidence) -> Option<Report> {
-    let mut report = judge(ending, evidence)?;
-    match &mut report.outcome {
+    let Report { outcome, result, plan } = judge(ending, evidence)?;
+    Some(Report { outcome: fit(outcome), result, plan })
+}
+
+/// The outcome as the coordinator takes it: containers, engines and registries can say anything, but an outcome that is refused
+/// would never be recorded.
+pub(super) fn fit(mut outcome: Outcome) -> Outcome {
+    match &mut outcome {
         Outcome::Failed { reason: Some(reason), .. }
         | Outcome::Rejected { reason }
         | Outcome::RuntimeError { reason } => make_fit(reason),
         _ => {}
     }
-    Some(report)
+    outcome
 }
 
-/// A container can say anything, but an outcome that the coordinator refuses would never be recorded.
 fn make_fit(reason: &mut String) {
     if reason.len() > REASON {
         reason.truncate(reason.floor_char_boundary(REASON));

@@ -191,6 +191,25 @@ async fn a_registry_that_fails_is_asked_again_with_growing_waits_and_the_log_say
 }
 
 #[tokio::test]
+async fn no_line_of_the_program_is_lost_where_nobody_heard_of_the_pull() {
+    let stand = Stand::start(|_| {}).await;
+    stand.registry.shelf().delay = Duration::from_secs(4);
+    let lease = stand.rig.grant(stand.task(&["say", "hello"]));
+    while stand.asked() == 0 {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    stand.rig.fake.change(|book| book.away = true);
+    // The first line about the pull is due after 2 s.
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    stand.rig.fake.change(|book| book.away = false);
+    assert_eq!(stand.outcome(lease).await, Outcome::Succeeded);
+    let lines = stand.rig.fake.book().logs[&lease].clone();
+    let said: Vec<_> = lines.iter().map(|line| (line.seq, line.text.as_str())).collect();
+    assert_eq!(said, [(0, "hello")]);
+    stand.rig.stop().await.unwrap();
+}
+
+#[tokio::test]
 async fn a_failure_is_shared_by_all_who_wait_and_by_those_who_come_before_the_next_try() {
     let stand = Stand::start(|_| {}).await;
     stand.registry.shelf().failures = 100;
@@ -204,6 +223,19 @@ async fn a_failure_is_shared_by_all_who_wait_and_by_those_who_come_before_the_ne
     let late = stand.grant();
     assert!(reason(stand.outcome(late).await).starts_with("runtime_error: "));
     assert_eq!(stand.asked(), asked);
+    stand.rig.stop().await.unwrap();
+}
+
+#[tokio::test]
+async fn however_much_a_registry_says_an_outcome_that_can_be_recorded_is_made_of_it() {
+    let stand = Stand::start(|_| {}).await;
+    stand.registry.shelf().words = Some("x\u{0}y".repeat(10_000));
+    let absent = stand.registry.name();
+    let mut task = stand.task(&["result", "1"]);
+    task.container.image = absent;
+    let why = reason(stand.outcome(stand.rig.grant(task)).await);
+    assert!(why.contains("x\u{2400}y") && why.ends_with('…'), "{why}");
+    assert!(why.len() < 16 << 10 && !why.contains('\0'), "{} bytes", why.len());
     stand.rig.stop().await.unwrap();
 }
 

@@ -35,6 +35,8 @@ pub(crate) struct Shelf {
     pub(crate) stalls: usize,
     /// How long a layer takes to come.
     pub(crate) delay: Duration,
+    /// What it says where it has nothing, instead of a few words.
+    pub(crate) words: Option<String>,
     /// The `Authorization` that is wanted.
     pub(crate) wanted: Option<String>,
 }
@@ -109,7 +111,11 @@ impl Registry {
 }
 
 fn refusal(status: StatusCode, code: &str) -> Response {
-    let body = json!({ "errors": [{ "code": code, "message": "said the registry" }] }).to_string();
+    refused_with(status, code, "said the registry")
+}
+
+fn refused_with(status: StatusCode, code: &str, words: &str) -> Response {
+    let body = json!({ "errors": [{ "code": code, "message": words }] }).to_string();
     (status, [(CONTENT_TYPE, "application/json")], body).into_response()
 }
 
@@ -141,7 +147,8 @@ async fn manifest(
         }
     }
     let Some(bytes) = shelf.manifests.get(&format!("{name}/{reference}")).cloned() else {
-        return refusal(StatusCode::NOT_FOUND, "MANIFEST_UNKNOWN");
+        let words = shelf.words.clone().unwrap_or_else(|| "there is none".to_owned());
+        return refused_with(StatusCode::NOT_FOUND, "MANIFEST_UNKNOWN", &words);
     };
     let mut headers = HeaderMap::new();
     headers.insert(CONTENT_TYPE, MANIFEST.parse().unwrap());
