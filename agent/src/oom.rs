@@ -5,6 +5,9 @@
 //! process 1 the mounted files are the whole machine's, so they say nothing about this attempt and are not read.
 
 use std::fs;
+use std::time::Duration;
+
+use tokio::time::Instant;
 
 /// Counters of `oom_kill` in the container's cgroup: version 2, version 1.
 const COUNTERS: [&str; 2] = ["/sys/fs/cgroup/memory.events", "/sys/fs/cgroup/memory/memory.oom_control"];
@@ -13,23 +16,59 @@ const OWN_SCORE: &str = "/proc/self/oom_score_adj";
 const RAISE: i32 = 500;
 const HIGHEST_SCORE: i32 = 1_000;
 
-/// How many of this container's processes the kernel has killed for memory so far.
+/// A process that dies for memory is gone so soon after it was counted; one that dies later died of something else.
+const LATELY: Duration = Duration::from_secs(5);
+/// Time between two looks at the count.
+pub(crate) const LOOK: Duration = Duration::from_secs(1);
+
+/// What is known of the kernel's kills for memory in this container.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Kills {
+    /// None, or nothing is known.
+    None,
+    /// Some, but longer ago than what ended just now.
+    Earlier,
+    /// One just now.
+    Lately,
+}
+
+/// How many of this container's processes the kernel has killed for memory so far, and when the last was.
 #[derive(Debug)]
 pub(crate) struct KillCount {
-    before: Option<u64>,
+    known: Option<u64>,
+    last: Option<Instant>,
 }
 
 impl KillCount {
     /// Remembers the count before the program starts.
     pub(crate) fn begin() -> Self {
-        Self { before: current() }
+        Self { known: current(), last: None }
     }
 
-    /// Whether the kernel has killed one since.
-    pub(crate) fn rose(&self) -> bool {
-        match (self.before, current()) {
-            (Some(before), Some(now)) => now > before,
-            _ => false,
+    /// Whether the count can be seen.
+    pub(crate) const fn is_seen(&self) -> bool {
+        self.known.is_some()
+    }
+
+    /// Looks whether the count rose.
+    pub(crate) fn look(&mut self) {
+        self.note(current(), Instant::now());
+    }
+
+    fn note(&mut self, count: Option<u64>, now: Instant) {
+        if let (Some(known), Some(count)) = (self.known, count)
+            && count > known
+        {
+            (self.known, self.last) = (Some(count), Some(now));
+        }
+    }
+
+    /// What to say of something that ended at `now`.
+    pub(crate) fn kills(&self, now: Instant) -> Kills {
+        match self.last {
+            None => Kills::None,
+            Some(last) if now.saturating_duration_since(last) < LATELY => Kills::Lately,
+            Some(_) => Kills::Earlier,
         }
     }
 }
@@ -74,6 +113,23 @@ impl Drop for Scapegoat {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_kill_counts_for_what_ends_soon_after_it_and_not_for_what_ends_later() {
+        let begin = Instant::now();
+        let at = |seconds| begin + Duration::from_secs(seconds);
+        let mut kills = KillCount { known: Some(3), last: None };
+        kills.note(Some(3), at(1));
+        assert_eq!(kills.kills(at(1)), Kills::None);
+        kills.note(Some(4), at(2));
+        kills.note(Some(4), at(4));
+        assert_eq!((kills.kills(at(4)), kills.kills(at(8))), (Kills::Lately, Kills::Earlier));
+        kills.note(Some(6), at(9));
+        assert_eq!(kills.kills(at(9)), Kills::Lately);
+        let mut blind = KillCount { known: None, last: None };
+        blind.note(Some(9), at(1));
+        assert_eq!((blind.kills(at(1)), blind.is_seen()), (Kills::None, false));
+    }
 
     #[test]
     fn both_versions_of_the_counter_are_read() {

@@ -19,7 +19,7 @@ pub(crate) fn compose(dir: &AttemptDir, outcome: Outcome) -> AgentReport {
     }
     let left = left_result(dir).and_then(|result| Ok((result, left_plan(dir)?)));
     match left {
-        Ok((result, plan)) => AgentReport { outcome, result, plan },
+        Ok((result, plan)) => AgentReport { outcome, result, plan, memory_watched: false },
         Err(reason) => bare(Outcome::Failed { exit_code: 0, reason: Some(reason) }),
     }
 }
@@ -59,7 +59,7 @@ async fn post(contact: &Contact, report: &AgentReport) -> Result<(), Undelivered
 }
 
 const fn bare(outcome: Outcome) -> AgentReport {
-    AgentReport { outcome, result: None, plan: None }
+    AgentReport { outcome, result: None, plan: None, memory_watched: false }
 }
 
 fn left_result(dir: &AttemptDir) -> Result<Option<Value>, String> {

@@ -193,6 +193,8 @@ CREATE TABLE orca.attempts (
     node_name      text NOT NULL,
     granted_at     timestamptz NOT NULL,
     started_at     timestamptz,
+    -- Exactly which image it ran, with its digest.
+    image          text,
     ended_at       timestamptz,
     outcome        text,
     -- SHA-256 of the report that settled it, and what was answered: the same report again is answered the same.
@@ -452,16 +454,16 @@ LEFT JOIN LATERAL (
 
 -- Every grant of a task that there is anything to tell of.
 CREATE VIEW orca.attempt_now AS
-SELECT a.task, a.token, a.number, a.node, a.node_name, a.granted_at, a.started_at,
+SELECT a.task, a.token, a.number, a.node, a.node_name, a.granted_at, a.started_at, a.image,
        coalesce(a.ended_at, d.finished_at) AS ended_at,
        coalesce(a.outcome, CASE WHEN d.task IS NOT NULL THEN '{"kind":"succeeded"}' END) AS outcome
 FROM orca.attempts a LEFT JOIN orca.done d ON d.task = a.task AND d.token = a.token
 UNION ALL
-SELECT d.task, d.token, 1, d.node, coalesce(n.name, ''), d.granted_at, NULL, d.finished_at, '{"kind":"succeeded"}'
+SELECT d.task, d.token, 1, d.node, coalesce(n.name, ''), d.granted_at, NULL, NULL, d.finished_at, '{"kind":"succeeded"}'
 FROM orca.done d LEFT JOIN orca.nodes n ON n.id = d.node
 WHERE NOT EXISTS (SELECT FROM orca.attempts a WHERE a.task = d.task AND a.token = d.token)
 UNION ALL
-SELECT t.id, g.token, t.attempts_used + 1, g.node, g.node_name, g.granted_at, NULL, NULL, NULL
+SELECT t.id, g.token, t.attempts_used + 1, g.node, g.node_name, g.granted_at, NULL, NULL, NULL, NULL
 FROM orca.tasks t JOIN orca.grants g ON g.lane = t.lane AND g.open > 0 AND t.id = ANY (g.tasks)
 WHERE t.state = 'queued' AND NOT EXISTS (SELECT FROM orca.done d WHERE d.task = t.id)
   AND NOT EXISTS (SELECT FROM orca.attempts a WHERE a.task = t.id AND a.token = g.token);

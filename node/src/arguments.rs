@@ -15,8 +15,8 @@ use tracing_subscriber::EnvFilter;
 
 use crate::settings::{read_range, role_name};
 use crate::{
-    Capacity, CoordinatorSettings, EgressSettings, NodeError, NodeSettings, PlacementSettings, RuntimeKind,
-    RuntimeSettings, Secret, heartbeat,
+    Capacity, CoordinatorSettings, EgressSettings, ImageGcSettings, ImageSettings, NodeError, NodeSettings,
+    PlacementSettings, PullSettings, RuntimeKind, RuntimeSettings, Secret, heartbeat,
 };
 
 /// Threads of the daemon: it waits far more than it computes.
@@ -45,6 +45,9 @@ struct Arguments {
     /// Memory that tasks may use in all [default: nine tenths of this machine's]
     #[arg(long, env = "ORCA_MEMORY")]
     memory: Option<Bytes>,
+    /// GPUs that tasks may use, 0 to 16: the machine's first ones, by the engine's NVIDIA runtime
+    #[arg(long, env = "ORCA_GPUS", default_value_t = 0)]
+    gpus: u32,
     /// Take tasks of these queues only, separated by commas
     #[arg(long = "queue", env = "ORCA_QUEUES", value_delimiter = ',')]
     queues: Vec<String>,
@@ -79,6 +82,30 @@ struct Arguments {
     /// Take no work while less than this is free where the state directory lies
     #[arg(long, env = "ORCA_MIN_DISK", default_value = "1GiB")]
     min_disk: Bytes,
+    /// Run only images that look so, such as debian:* or registry.example.com/team/*; may be repeated [default: all]
+    #[arg(long = "allow-image", env = "ORCA_ALLOW_IMAGES", value_delimiter = ',', value_name = "PATTERN")]
+    allow_images: Vec<String>,
+    /// Credentials for registries: a file as `docker login` writes it, readable by the node alone. Helpers are not run
+    #[arg(long, env = "ORCA_REGISTRY_AUTH", value_name = "FILE")]
+    registry_auth: Option<PathBuf>,
+    /// Break off a pull when nothing moved for so long
+    #[arg(long, env = "ORCA_PULL_IDLE_TIMEOUT", default_value = "2m")]
+    pull_idle_timeout: Span,
+    /// Give up a pull, with all its tries, after so long
+    #[arg(long, env = "ORCA_PULL_TIMEOUT", default_value = "20m")]
+    pull_timeout: Span,
+    /// How long to ask a registry that fails again before the task goes to another node
+    #[arg(long, env = "ORCA_PULL_PATIENCE", default_value = "5m")]
+    pull_patience: Span,
+    /// Remove images that this node pulled once they are unused for long or the disk gets full
+    #[arg(long, env = "ORCA_IMAGE_GC", num_args = 0..=1, default_value = "true", default_missing_value = "true", action = clap::ArgAction::Set)]
+    image_gc: bool,
+    /// How long an image may be unused
+    #[arg(long, env = "ORCA_IMAGE_MAX_AGE", default_value = "7d")]
+    image_max_age: Span,
+    /// Percent of the engine's disk that should be free; with less, the images unused for longest go. 0 for never
+    #[arg(long, env = "ORCA_IMAGE_MIN_FREE", default_value = "10", value_name = "PERCENT")]
+    image_min_free: f64,
     /// How long a shutdown waits for running attempts before it gives them back
     #[arg(long, env = "ORCA_DRAIN_TIMEOUT", default_value = "60s")]
     drain_timeout: Span,
@@ -163,6 +190,7 @@ fn settings(arguments: Arguments, role: Role, state_dir: PathBuf) -> Result<Node
             slots: arguments.slots.unwrap_or_else(|| u32::try_from(processors * 2).unwrap_or(2)),
             queues: arguments.queues.into_iter().filter(|queue| !queue.is_empty()).collect(),
             labels,
+            gpus: arguments.gpus,
             capacity: Some(Capacity {
                 cpus: arguments.cpus.unwrap_or(machine.cpus),
                 memory: arguments.memory.map_or(machine.memory, |memory| memory.0),
@@ -177,6 +205,20 @@ fn settings(arguments: Arguments, role: Role, state_dir: PathBuf) -> Result<Node
             min_disk: arguments.min_disk.0,
         },
         egress: EgressSettings { forbidden: arguments.no_egress, allow },
+        images: ImageSettings {
+            allow: arguments.allow_images.into_iter().filter(|pattern| !pattern.is_empty()).collect(),
+            registry_auth: arguments.registry_auth.filter(|path| !path.as_os_str().is_empty()),
+            pull: PullSettings {
+                idle: arguments.pull_idle_timeout.get(),
+                total: arguments.pull_timeout.get(),
+                patience: arguments.pull_patience.get(),
+            },
+            gc: arguments.image_gc.then_some(ImageGcSettings {
+                max_age: arguments.image_max_age.get(),
+                min_free: arguments.image_min_free / 100.0,
+                ..ImageGcSettings::default()
+            }),
+        },
         state_dir,
         drain_timeout: arguments.drain_timeout.get(),
         hurry: CancellationToken::new(),

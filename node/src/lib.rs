@@ -29,8 +29,8 @@ use tokio_util::sync::CancellationToken;
 
 pub use error::NodeError;
 pub use settings::{
-    Capacity, CoordinatorSettings, EgressSettings, IpNet, NodeSettings, PlacementSettings, RuntimeKind,
-    RuntimeSettings, Secret,
+    Capacity, CoordinatorSettings, EgressSettings, ImageGcSettings, ImageSettings, IpNet, NodeSettings,
+    PlacementSettings, PullSettings, RuntimeKind, RuntimeSettings, Secret,
 };
 
 /// Runs a node until `shutdown` is cancelled, and then until it has drained.

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use orca_proto::limits;
-use orca_proto::spec::Role;
+use orca_proto::spec::{Role, gpu_label};
 
 use crate::NodeError;
 pub use ipnet::IpNet;
@@ -17,6 +17,8 @@ pub const MOST_SLOTS: u32 = orca_proto::client::worker::MOST_SLOTS;
 
 /// Ranges that an operator may open.
 const RANGES: usize = 256;
+const SECOND: Duration = Duration::from_secs(1);
+const DAY: Duration = Duration::from_secs(86_400);
 
 /// Everything that a node is told.
 #[derive(Clone, Debug)]
@@ -31,6 +33,8 @@ pub struct NodeSettings {
     pub runtime: RuntimeSettings,
     /// What its tasks may reach.
     pub egress: EgressSettings,
+    /// Which images it runs, and how it gets and keeps them. Nothing of it counts without an engine.
+    pub images: ImageSettings,
     /// Where it keeps its files; one daemon per directory. `--state-dir`, `ORCA_STATE_DIR`; default
     /// `/var/lib/orca/ROLE` for root, else `~/.local/state/orca/ROLE`.
     pub state_dir: PathBuf,
@@ -64,9 +68,19 @@ pub struct PlacementSettings {
     pub queues: Vec<String>,
     /// For people and placement; at most 32. `--label`, `ORCA_NODE_LABELS`.
     pub labels: BTreeMap<String, String>,
+    /// GPUs that tasks may use, at most 16: the machine's first ones, each by one task at a time. `--gpus`, `ORCA_GPUS`; default 0.
+    pub gpus: u32,
     /// What tasks may use in all; not counted when absent. `--cpus`, `ORCA_CPUS` and `--memory`, `ORCA_MEMORY`; default
     /// [`Capacity::of_this_machine`].
     pub capacity: Option<Capacity>,
+}
+
+impl PlacementSettings {
+    /// The labels that the node has for the coordinator: its own, and those that tell of its GPUs.
+    pub(crate) fn all_labels(&self) -> BTreeMap<String, String> {
+        let gpus = (1..=self.gpus).map(|count| (gpu_label(count), "true".to_owned()));
+        self.labels.clone().into_iter().chain(gpus).collect()
+    }
 }
 
 /// What tasks may use in all.
@@ -129,6 +143,70 @@ pub fn read_range(text: &str) -> Result<IpNet, String> {
     range.map_err(|_| "not a range of addresses such as 10.1.0.0/16 or fd12::/48, nor an address".to_owned())
 }
 
+/// Which images a node runs, and how it gets and keeps them.
+#[derive(Clone, Debug)]
+pub struct ImageSettings {
+    /// Patterns of images that may be run; all when empty. `--allow-image`, `ORCA_ALLOW_IMAGES`.
+    pub allow: Vec<String>,
+    /// Credentials for registries, as `docker login` writes them. `--registry-auth`, `ORCA_REGISTRY_AUTH`; default none.
+    pub registry_auth: Option<PathBuf>,
+    /// How long pulls may take.
+    pub pull: PullSettings,
+    /// When images go that this node pulled; `None`: never. `--image-gc`, `ORCA_IMAGE_GC`; default on.
+    pub gc: Option<ImageGcSettings>,
+}
+
+/// How long pulls may take.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PullSettings {
+    /// Without any progress; 1 s to a day. `--pull-idle-timeout`, `ORCA_PULL_IDLE_TIMEOUT`; default 2 min.
+    pub idle: Duration,
+    /// In all, with every try; 1 s to a day. `--pull-timeout`, `ORCA_PULL_TIMEOUT`; default 20 min.
+    pub total: Duration,
+    /// How long a registry that fails is asked again before the attempt is given back; at most a day. `--pull-patience`,
+    /// `ORCA_PULL_PATIENCE`; default 5 min.
+    pub patience: Duration,
+}
+
+/// When images go that a node pulled.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct ImageGcSettings {
+    /// Unused for so long. `--image-max-age`, `ORCA_IMAGE_MAX_AGE`; default 7 days.
+    pub max_age: Duration,
+    /// The share of the engine's disk that should be free, 0 to 1: with less, those unused for longest go first, but none
+    /// that was used within `every`. 0 for never. `--image-min-free`, `ORCA_IMAGE_MIN_FREE` in percent; default 10 %.
+    pub min_free: f64,
+    /// Time between two looks; no option, 10 min.
+    pub every: Duration,
+}
+
+impl Default for ImageSettings {
+    fn default() -> Self {
+        Self {
+            allow: Vec::new(),
+            registry_auth: None,
+            pull: PullSettings::default(),
+            gc: Some(ImageGcSettings::default()),
+        }
+    }
+}
+
+impl Default for PullSettings {
+    fn default() -> Self {
+        Self {
+            idle: Duration::from_secs(120),
+            total: Duration::from_secs(20 * 60),
+            patience: Duration::from_secs(5 * 60),
+        }
+    }
+}
+
+impl Default for ImageGcSettings {
+    fn default() -> Self {
+        Self { max_age: Duration::from_secs(7 * 86_400), min_free: 0.1, every: Duration::from_secs(600) }
+    }
+}
+
 /// The kinds of runtime.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub enum RuntimeKind {
@@ -183,8 +261,28 @@ impl NodeSettings {
         if name.is_empty() || name.len() > limits::NAME || !name.chars().all(allowed) {
             return wrong("--name", "must be 1 to 128 letters, digits or any of ._-");
         }
-        if self.placement.labels.len() > limits::LABELS {
-            return wrong("--label", "may be given at most 32 times");
+        let PullSettings { idle, total, patience } = self.images.pull;
+        for (setting, span) in [("--pull-idle-timeout", idle), ("--pull-timeout", total)] {
+            if !(SECOND..=DAY).contains(&span) {
+                return wrong(setting, "must lie between 1s and 24h");
+            }
+        }
+        if patience > DAY {
+            return wrong("--pull-patience", "must be at most 24h");
+        }
+        if let Some(gc) = &self.images.gc
+            && !(0.0..=1.0).contains(&gc.min_free)
+        {
+            return wrong("--image-min-free", "must lie between 0 and 100");
+        }
+        if self.placement.gpus > limits::GPUS {
+            return wrong("--gpus", "must be at most 16");
+        }
+        if self.placement.gpus > 0 && self.runtime.kind == RuntimeKind::Process {
+            return wrong("--gpus", "needs a container engine: processes have no GPU of their own");
+        }
+        if self.placement.all_labels().len() > limits::LABELS {
+            return wrong("--label", "may be given at most 32 times, less one for each GPU");
         }
         if self.egress.allow.len() > RANGES {
             return wrong("--egress-allow", "may be given at most 256 times");

@@ -9,6 +9,7 @@
 //! | `attempts/TASK-TOKEN/` | shared with a container, so hostile once it runs |
 //! | `intents/TASK-TOKEN/` | what the node itself knows of the attempt: intent, start, staged result and plan, the agent's report |
 //! | `cache/` | input artifacts |
+//! | `images.json` | the images that this node pulled, and when each was last used |
 //! | `trash/` | what an earlier daemon left, on its way out |
 
 use std::collections::HashSet;
@@ -87,6 +88,11 @@ impl StateDir {
     /// The directory that an attempt shares with nobody.
     pub(crate) fn intent(&self, lease: LeaseRef) -> PathBuf {
         self.root.join("intents").join(format!("{}-{}", lease.task, lease.token))
+    }
+
+    /// The file of the images that this node pulled.
+    pub(crate) fn images(&self) -> PathBuf {
+        self.root.join("images.json")
     }
 
     /// The directory of input artifacts.

@@ -195,6 +195,10 @@ pub struct AgentReport {
     /// From `out/plan.json`, when the program left one there.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub plan: Option<Plan>,
+    /// Whether the agent could see the kernel's count of kills for memory: then its word on that is better than the engine's,
+    /// which knows that there was one but not when.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub memory_watched: bool,
 }
 
 /// Ask the agent to stop its program: SIGTERM, the brief's grace, SIGKILL. A cancel, unless a limit is named.

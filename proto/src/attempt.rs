@@ -15,6 +15,17 @@ use crate::problem;
 use crate::spec::NewTask;
 use crate::task::{Outcome, State};
 
+/// What there is to tell of an attempt whose program was started.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+#[serde(deny_unknown_fields, default)]
+pub struct AttemptStart {
+    /// Exactly which image it runs: `NAME@sha256:…` where a registry knows it, else the engine's own `sha256:…`; at most 1,024
+    /// bytes.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub image: Option<String>,
+}
+
 /// How an attempt ended: the one message that settles it. Sending the same again answers the same.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]

@@ -19,6 +19,7 @@ pub mod dead_letter;
 pub mod duration;
 pub mod event;
 pub mod ids;
+pub mod image;
 pub mod limits;
 pub mod log;
 pub mod namespace;

@@ -58,6 +58,8 @@ pub const DURATION_SECS: u64 = 366 * 86_400;
 pub const PLACEMENT: usize = 16;
 /// How long a preference for nodes holds a task back, in seconds.
 pub const PREFERENCE_SECS: u64 = 3;
+/// GPUs of one task, and of one node.
+pub const GPUS: u32 = 16;
 /// Annotations on one task.
 pub const ANNOTATIONS: usize = 32;
 /// One annotation's value.

@@ -27,7 +27,7 @@ mod waits;
 pub use check::{holds_nul, is_valid_name, nests_deeper_than};
 pub use container::{ContainerSpec, InputArtifact, Network, Pull, Resources};
 pub use egress::{Destination, EgressRule, Host, USUAL_PORTS};
-pub use placement::meets;
+pub use placement::{gpu_label, meets};
 pub use retry::{Backoff, Retry, RetryOn, Timeouts};
 pub use secrets::SecretFile;
 pub use waits::{Approval, OnTimeout, Unique, UniqueWhile, WaitFor};

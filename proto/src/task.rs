@@ -317,6 +317,10 @@ pub struct Attempt {
     /// When the program was started.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub started_at: Option<Timestamp>,
+    /// Exactly which image it ran: `NAME@sha256:…` where a registry knows it, else the engine's own `sha256:…`. Known once the
+    /// program was started.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub image: Option<String>,
     /// When it ended.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ended_at: Option<Timestamp>,

@@ -9,6 +9,7 @@ use rustix::process::Signal;
 use tokio::time::Instant;
 
 use crate::contact::Gone;
+use crate::oom::Kills;
 
 /// The exit code with which a shell passes on that its last command was killed by SIGKILL.
 const SHELL_SAW_KILL: i32 = 128 + 9;
@@ -68,31 +69,32 @@ impl Ending {
         self.stop.map(|stop| stop.why)
     }
 
-    /// What to report of a program that ended with `status`; `oom` is whether the kernel killed something of this container
-    /// for memory meanwhile. `Err` where there is nobody to report to.
-    pub(crate) fn outcome(&self, status: ExitStatus, oom: bool) -> Result<Outcome, Gone> {
+    /// What to report of a program that ended with `status`; `kills` is what the kernel killed of this container for memory
+    /// meanwhile. `Err` where there is nobody to report to.
+    pub(crate) fn outcome(&self, status: ExitStatus, kills: Kills) -> Result<Outcome, Gone> {
         match self.why() {
             Some(Why::Gone(gone)) => Err(gone),
             Some(Why::Cancelled) => Ok(Outcome::Cancelled),
             Some(Why::Limit(which)) => Ok(Outcome::TimedOut { which }),
-            None => Ok(by_itself(status, oom)),
+            None => Ok(by_itself(status, kills)),
         }
     }
 }
 
-fn by_itself(status: ExitStatus, oom: bool) -> Outcome {
+fn by_itself(status: ExitStatus, kills: Kills) -> Outcome {
+    let lately = kills == Kills::Lately;
     if let Some(signal) = status.signal() {
-        if oom && signal == Signal::KILL.as_raw() {
+        if lately && signal == Signal::KILL.as_raw() {
             return Outcome::OutOfMemory;
         }
         return Outcome::Killed { signal };
     }
     match status.code() {
         Some(0) => Outcome::Succeeded,
-        Some(SHELL_SAW_KILL) if oom => Outcome::OutOfMemory,
+        Some(SHELL_SAW_KILL) if lately => Outcome::OutOfMemory,
         code => Outcome::Failed {
             exit_code: code.unwrap_or(-1),
-            reason: oom
+            reason: (kills != Kills::None)
                 .then(|| "the kernel killed one of its processes for going over the memory limit".to_owned()),
         },
     }
@@ -116,23 +118,34 @@ mod tests {
     fn a_program_that_ends_by_itself_is_told_by_its_status() {
         let ending = Ending::default();
         let failed = |exit_code| Outcome::Failed { exit_code, reason: None };
-        assert_eq!(ending.outcome(exited(0), false), Ok(Outcome::Succeeded));
-        assert_eq!(ending.outcome(exited(7), false), Ok(failed(7)));
-        assert_eq!(ending.outcome(exited(137), false), Ok(failed(137)));
-        assert_eq!(ending.outcome(killed(11), false), Ok(Outcome::Killed { signal: 11 }));
-        assert_eq!(ending.outcome(killed(9), false), Ok(Outcome::Killed { signal: 9 }));
+        assert_eq!(ending.outcome(exited(0), Kills::None), Ok(Outcome::Succeeded));
+        assert_eq!(ending.outcome(exited(7), Kills::None), Ok(failed(7)));
+        assert_eq!(ending.outcome(exited(137), Kills::None), Ok(failed(137)));
+        assert_eq!(ending.outcome(killed(11), Kills::None), Ok(Outcome::Killed { signal: 11 }));
+        assert_eq!(ending.outcome(killed(9), Kills::None), Ok(Outcome::Killed { signal: 9 }));
     }
 
     #[test]
     fn memory_is_the_reason_only_where_a_kill_and_the_counter_agree() {
         let ending = Ending::default();
-        assert_eq!(ending.outcome(killed(9), true), Ok(Outcome::OutOfMemory));
-        assert_eq!(ending.outcome(exited(137), true), Ok(Outcome::OutOfMemory));
-        assert_eq!(ending.outcome(killed(11), true), Ok(Outcome::Killed { signal: 11 }));
-        assert_eq!(ending.outcome(exited(0), true), Ok(Outcome::Succeeded));
+        assert_eq!(ending.outcome(killed(9), Kills::Lately), Ok(Outcome::OutOfMemory));
+        assert_eq!(ending.outcome(exited(137), Kills::Lately), Ok(Outcome::OutOfMemory));
+        assert_eq!(ending.outcome(killed(11), Kills::Lately), Ok(Outcome::Killed { signal: 11 }));
+        assert_eq!(ending.outcome(exited(0), Kills::Lately), Ok(Outcome::Succeeded));
         assert!(matches!(
-            ending.outcome(exited(1), true),
+            ending.outcome(exited(1), Kills::Lately),
             Ok(Outcome::Failed { exit_code: 1, reason: Some(reason) }) if reason.contains("memory")
+        ));
+    }
+
+    #[test]
+    fn a_process_that_the_kernel_killed_earlier_is_not_why_the_program_ends_now() {
+        let ending = Ending::default();
+        assert_eq!(ending.outcome(killed(9), Kills::Earlier), Ok(Outcome::Killed { signal: 9 }));
+        assert_eq!(ending.outcome(exited(0), Kills::Earlier), Ok(Outcome::Succeeded));
+        assert!(matches!(
+            ending.outcome(exited(137), Kills::Earlier),
+            Ok(Outcome::Failed { exit_code: 137, reason: Some(reason) }) if reason.contains("memory")
         ));
     }
 
@@ -145,7 +158,10 @@ mod tests {
         assert_eq!(ending.kill_at(), Some(now));
         assert!(!ending.ask(Why::Cancelled, now, GRACE));
         assert_eq!(ending.kill_at(), Some(now));
-        assert_eq!(ending.outcome(exited(0), false), Ok(Outcome::TimedOut { which: Timeout::StartToClose }));
+        assert_eq!(
+            ending.outcome(exited(0), Kills::None),
+            Ok(Outcome::TimedOut { which: Timeout::StartToClose })
+        );
     }
 
     #[test]
@@ -154,6 +170,6 @@ mod tests {
         let mut ending = Ending::default();
         assert!(ending.ask(Why::Cancelled, now, GRACE));
         assert!(!ending.ask(Why::Gone(Gone::LeaseLost), now, Duration::ZERO));
-        assert_eq!(ending.outcome(killed(9), false), Err(Gone::LeaseLost));
+        assert_eq!(ending.outcome(killed(9), Kills::None), Err(Gone::LeaseLost));
     }
 }

@@ -16,7 +16,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use hyper::Method;
-use orca_proto::agent::{Brief, Started, Stop, files, routes};
+use orca_proto::agent::{AgentReport, Brief, Started, Stop, files, routes};
 use orca_proto::log::Stream;
 use orca_proto::task::{Outcome, Timeout};
 use rustix::process::{Pid, Signal};
@@ -33,7 +33,7 @@ use crate::logs::{self, LogQueue};
 use crate::node_client::{CallError, NodeClient};
 use crate::oom::KillCount;
 use crate::server::{self, Desk};
-use crate::{egress, reap, report, secrets, socket};
+use crate::{egress, oom, reap, report, secrets, socket};
 
 /// How long to look for a node before there has been any contact.
 const CONNECT: Duration = Duration::from_secs(60);
@@ -171,11 +171,11 @@ impl Attempt {
         if self.brief.has_secrets {
             self.fetch_secrets().await?;
         }
-        let kills = KillCount::begin();
+        let mut kills = KillCount::begin();
         let program = match program::start(&self.brief, &self.dir, self.proxy()) {
             Ok(program) => program,
             Err(StartError::Rejected(reason)) => {
-                return self.settle(Outcome::Rejected { reason }, None).await;
+                return self.settle(Outcome::Rejected { reason }, None, kills.is_seen()).await;
             }
             Err(StartError::Failed { what, source }) => return Err(AgentError::Machine { what, source }),
         };
@@ -194,19 +194,23 @@ impl Attempt {
         let shipped = tokio::spawn(shipper.ship(Arc::clone(&self.contact)));
 
         let mut ending = Ending::default();
-        let status = self.attend(pid, limit, &mut ending, &queue).await;
+        let status = self.attend(pid, limit, &mut ending, &queue, &mut kills).await;
         if let Some(mut egress) = self.egress.take() {
             while let Ok(note) = egress.notes.try_recv() {
                 queue.note(note);
             }
         }
-        let oom = kills.rose();
+        kills.look();
+        let killed = kills.kills(Instant::now());
         reap::sweep(pid).await;
         self.desk.set_pid(0);
         ended.send_replace(true);
         drop(queue);
-        match ending.outcome(status, oom) {
-            Ok(outcome) => self.settle(outcome, Some(Deliveries { readers, started, shipped })).await,
+        match ending.outcome(status, killed) {
+            Ok(outcome) => {
+                let deliveries = Deliveries { readers, started, shipped };
+                self.settle(outcome, Some(deliveries), kills.is_seen()).await
+            }
             Err(gone) => Err(self.gone(gone)),
         }
     }
@@ -236,7 +240,10 @@ impl Attempt {
         limit: Instant,
         ending: &mut Ending,
         queue: &LogQueue,
+        kills: &mut KillCount,
     ) -> ExitStatus {
+        let mut look = tokio::time::interval(oom::LOOK);
+        look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let grace = self.brief.grace.get();
         let mut killed = false;
         let mut is_gone = false;
@@ -256,6 +263,10 @@ impl Attempt {
                 },
                 Some(stop) = self.stops.recv() => {
                     (stop.limit.map_or(Why::Cancelled, Why::Limit), stop.grace.map_or(grace, |grace| grace.get()))
+                }
+                _ = look.tick(), if kills.is_seen() => {
+                    kills.look();
+                    continue;
                 }
                 () = sleep_until(limit), if ending.why().is_none() => (Why::Limit(Timeout::StartToClose), grace),
                 gone = &mut self.until_gone, if !is_gone => {
@@ -287,8 +298,13 @@ impl Attempt {
     }
 
     /// Puts the report on disk, then delivers what is still under way, then the report.
-    async fn settle(mut self, outcome: Outcome, deliveries: Option<Deliveries>) -> Result<(), AgentError> {
-        let report = report::compose(&self.dir, outcome);
+    async fn settle(
+        mut self,
+        outcome: Outcome,
+        deliveries: Option<Deliveries>,
+        memory_watched: bool,
+    ) -> Result<(), AgentError> {
+        let report = AgentReport { memory_watched, ..report::compose(&self.dir, outcome) };
         if let Err(error) = report::spool(&self.dir, &report) {
             // A full disk, or a program that took its directory apart. The node puts the report on its own disk anyway.
             eprintln!("orca-agent: cannot write the report to {}: {error}", files::REPORT);

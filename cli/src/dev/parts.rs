@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use orca_coordinator::StartError;
 use orca_node::{
-    Capacity, CoordinatorSettings, EgressSettings, NodeError, NodeSettings, PlacementSettings, RuntimeKind,
-    RuntimeSettings, Secret,
+    Capacity, CoordinatorSettings, EgressSettings, ImageSettings, NodeError, NodeSettings, PlacementSettings,
+    RuntimeKind, RuntimeSettings, Secret,
 };
 use orca_proto::client::Client;
 use orca_proto::node::NodeState;
@@ -178,6 +178,7 @@ fn node_settings(
             slots,
             queues: Vec::new(),
             labels: BTreeMap::new(),
+            gpus: 0,
             // What nobody enforces need not be counted.
             capacity: match runtime {
                 Runtime::Docker => Some(Capacity::of_this_machine()),
@@ -196,6 +197,7 @@ fn node_settings(
             min_disk: MIN_DISK,
         },
         egress: EgressSettings { forbidden: args.no_egress, allow: args.egress_allow.clone() },
+        images: ImageSettings::default(),
         state_dir: data.path().join(name),
         drain_timeout: DRAIN,
         hurry: CancellationToken::new(),

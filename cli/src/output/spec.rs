@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use orca_proto::spec::{
-    Approval, Backoff, Network, NewTask, OnTimeout, Retry, RetryOn, SecretFile, UniqueWhile,
+    Approval, Backoff, Network, NewTask, OnTimeout, Resources, Retry, RetryOn, SecretFile, UniqueWhile,
 };
 
 use super::escape;
@@ -27,6 +27,7 @@ pub(crate) fn fields(
         "cpus {}, memory {}, time {}",
         spec.resources.cpus, spec.resources.memory, spec.timeouts.start_to_close
     );
+    limits.push_str(&unusual(&spec.resources));
     if let Some(heartbeat) = spec.timeouts.heartbeat {
         limits.push_str(&format!(", heartbeat {heartbeat}"));
     }
@@ -75,6 +76,28 @@ pub(crate) fn fields(
         field("signal", &escape::line(&format!("{}{limit}", wait.signal)))?;
     }
     Ok(())
+}
+
+/// The limits that are not as usual.
+fn unusual(resources: &Resources) -> String {
+    let usual = Resources::default();
+    let Resources { cpus: _, memory: _, pids, tmp, disk, shm, open_files, gpus } = resources;
+    let mut text = String::new();
+    for (name, size, of) in [("tmp", tmp, usual.tmp), ("disk", disk, usual.disk), ("shm", shm, usual.shm)] {
+        if *size != of {
+            text.push_str(&format!(", {name} {size}"));
+        }
+    }
+    for (name, count, of) in [
+        ("processes", pids, usual.pids),
+        ("open files", open_files, usual.open_files),
+        ("GPUs", gpus, usual.gpus),
+    ] {
+        if *count != of {
+            text.push_str(&format!(", {name} {count}"));
+        }
+    }
+    text
 }
 
 fn then(on_timeout: OnTimeout) -> &'static str {

@@ -78,12 +78,31 @@ pub(crate) fn print(output: Output, task: &Task) -> Result<(), Failure> {
             field(name, &instant(at, now))?;
         }
     }
+    for image in ran(task) {
+        field("ran", &escape::line(&image))?;
+    }
     attempts(output, task, now)?;
     if let Some(result) = &task.result {
         output.line(&output.paint(Style::Faint, "result"))?;
         output.json(result)?;
     }
     Ok(())
+}
+
+/// Exactly which image ran; from which attempt on, where a name came to stand for another.
+fn ran(task: &Task) -> Vec<String> {
+    let mut known: Vec<(i32, &str)> = Vec::new();
+    for attempt in &task.attempts {
+        if let Some(image) = attempt.image.as_deref()
+            && known.last().is_none_or(|(_, last)| *last != image)
+        {
+            known.push((attempt.number, image));
+        }
+    }
+    match known.as_slice() {
+        [(_, image)] => vec![(*image).to_owned()],
+        known => known.iter().map(|(number, image)| format!("{image} (from attempt {number})")).collect(),
+    }
 }
 
 fn attempts(output: Output, task: &Task, now: Timestamp) -> Result<(), Failure> {
@@ -245,6 +264,23 @@ mod tests {
         assert_eq!(note("blocked", gates), "waits for approval, go");
         assert_eq!(note("blocked", serde_json::json!({})), "waits for the tasks it depends on");
         assert_eq!(note("ready", serde_json::json!({})), "");
+    }
+
+    #[test]
+    fn an_image_is_told_once_unless_its_name_came_to_stand_for_another() {
+        let attempt = |number: i32, image: Option<&str>| {
+            serde_json::json!({
+                "number": number, "token": number, "node": "0192f0c4-0000-7000-8000-000000000002", "node_name": "w",
+                "granted_at": "2026-01-01T00:00:16Z", "image": image
+            })
+        };
+        let task = |images: &[Option<&str>]| {
+            let attempts: Vec<_> = (1..).zip(images).map(|(number, image)| attempt(number, *image)).collect();
+            ran(&read("failed", serde_json::json!({ "attempts": attempts })))
+        };
+        assert_eq!(task(&[None, Some("a@1"), Some("a@1")]), ["a@1"]);
+        assert_eq!(task(&[Some("a@1"), None, Some("a@2")]), ["a@1 (from attempt 1)", "a@2 (from attempt 3)"]);
+        assert!(task(&[None]).is_empty());
     }
 
     #[test]

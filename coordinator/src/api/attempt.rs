@@ -4,7 +4,7 @@ use axum::extract::State;
 use axum::http::StatusCode;
 use axum::http::header::CACHE_CONTROL;
 use axum::response::{IntoResponse, Response};
-use orca_proto::attempt::{Children, Dependencies, Received, Report, Reported, SignalQuery};
+use orca_proto::attempt::{AttemptStart, Children, Dependencies, Received, Report, Reported, SignalQuery};
 use orca_proto::ids::{FencingToken, TaskId};
 use orca_proto::limits;
 use orca_proto::log::{LogAck, LogAppend};
@@ -14,19 +14,20 @@ use orca_proto::secret::AttemptSecrets;
 use orca_proto::task::Progress;
 
 use super::auth::NodeAuth;
-use super::extract::{Json, LeasePath, NoBody, Path, Query};
+use super::extract::{Json, LeasePath, OptionalJson, Path, Query};
 use super::refusal::Refusal;
 use crate::app::App;
 
 /// Report the start
 ///
-/// The attempt's program was started. The body is empty or `{}`.
+/// The attempt's program was started, of this very image. The body may be left out.
 #[utoipa::path(
     post,
     path = "/v1/tasks/{id}/attempts/{token}/start",
     tag = "attempts",
     operation_id = "report_start",
     params(LeasePath),
+    request_body = Option<AttemptStart>,
     security(("bearer" = ["planner"]), ("bearer" = ["worker"])),
     responses((status = 204, description = "Noted")),
 )]
@@ -34,9 +35,9 @@ pub(super) async fn start(
     NodeAuth(who): NodeAuth,
     State(app): State<App>,
     Path(path): Path<LeasePath>,
-    _body: NoBody,
+    OptionalJson(start): OptionalJson<AttemptStart>,
 ) -> Result<StatusCode, Refusal> {
-    app.attempt_start(&who, path.lease()).await?;
+    app.attempt_start(&who, path.lease(), start).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 

@@ -4,7 +4,7 @@
 use std::collections::HashMap;
 
 use orca_proto::artifact::Artifact;
-use orca_proto::attempt::{Children, Dependencies, Dependency};
+use orca_proto::attempt::{AttemptStart, Children, Dependencies, Dependency};
 use orca_proto::ids::TaskId;
 use orca_proto::limits;
 use orca_proto::log::{LogAck, LogAppend, LogLine};
@@ -28,6 +28,8 @@ use crate::sabotage::{Guard, without};
 
 /// Bytes of a progress message.
 const MESSAGE: usize = 1_024;
+/// Bytes of an image's name with its digest.
+const IMAGE: usize = 1_024;
 /// What a log line takes beside its text, so that empty lines count too.
 const LINE_OVERHEAD: usize = 32;
 /// Artifacts told of with a task's dependencies.
@@ -63,13 +65,21 @@ impl App {
     /// The attempt's program was started.
     ///
     /// # Errors
-    /// `lease-lost`, or the database's.
-    pub async fn attempt_start(&self, who: &Principal, lease: LeaseRef) -> Result<(), Error> {
+    /// `validation`, `lease-lost`, or the database's.
+    pub async fn attempt_start(
+        &self,
+        who: &Principal,
+        lease: LeaseRef,
+        start: AttemptStart,
+    ) -> Result<(), Error> {
+        let mut check = Check::default();
+        check.text(start.image.as_deref().unwrap_or_default(), "/image", IMAGE);
+        check.done()?;
         let (app, who) = (self.clone(), who.clone());
         self.spawned(async move {
             transaction!(app, |tx, _effects| {
                 hold(tx, &who, lease).await?;
-                Ok(attempt::start(tx, lease).await?)
+                Ok(attempt::start(tx, lease, start.image.as_deref()).await?)
             })
         })
         .await

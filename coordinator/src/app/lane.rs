@@ -4,7 +4,7 @@ use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 use orca_proto::node::labels;
-use orca_proto::spec::{Network, NewTask, Role};
+use orca_proto::spec::{Network, NewTask, Role, gpu_label};
 
 use crate::dispatch::{Capacity, Flow, LaneKey};
 
@@ -58,25 +58,32 @@ impl<'a> Deciding<'a> {
             group: group.as_deref(),
             priority: *priority,
             needs: Capacity { millicpus: millicpus(resources.cpus), memory: resources.memory.0 },
-            requires: with_network(requires, network),
+            requires: required(requires, network, resources.gpus),
             prefers,
         }
     }
 }
 
-/// What a task requires, and what its network does: not every node lets a task reach anything.
-fn with_network<'a>(
-    requires: &'a BTreeMap<String, String>,
+/// What a task requires of nodes: what it says, a network if it wants one, as not every node lets a task reach anything, and GPUs
+/// if it asks for some.
+fn required<'a>(
+    said: &'a BTreeMap<String, String>,
     network: &Network,
+    gpus: u32,
 ) -> Cow<'a, BTreeMap<String, String>> {
+    let mut requires = Cow::Borrowed(said);
     let label = match network {
-        Network::None => return Cow::Borrowed(requires),
-        Network::Open => labels::OPEN_NETWORK,
-        Network::Egress(_) => labels::EGRESS,
+        Network::None => None,
+        Network::Open => Some(labels::OPEN_NETWORK),
+        Network::Egress(_) => Some(labels::EGRESS),
     };
-    let mut requires = requires.clone();
-    requires.insert(label.to_owned(), labels::YES.to_owned());
-    Cow::Owned(requires)
+    if let Some(label) = label {
+        requires.to_mut().insert(label.to_owned(), labels::YES.to_owned());
+    }
+    if gpus > 0 {
+        requires.to_mut().insert(gpu_label(gpus), "*".to_owned());
+    }
+    requires
 }
 
 /// The lane that a task stands in.
@@ -102,16 +109,9 @@ pub(crate) fn same_lane(one: &NewTask, other: &NewTask) -> bool {
 pub(crate) fn stands_in(task: &NewTask, lane: &LaneKey) -> bool {
     let LaneKey { namespace: _, role, flow, priority, needs, requires, prefers } = lane;
     let (role, priority, needs) = (*role, *priority, *needs);
+    let requires = Cow::Borrowed(requires);
     Deciding::of(task)
-        == Deciding {
-            role,
-            queue: flow.queue(),
-            group: flow.group(),
-            priority,
-            needs,
-            requires: Cow::Borrowed(requires),
-            prefers,
-        }
+        == Deciding { role, queue: flow.queue(), group: flow.group(), priority, needs, requires, prefers }
 }
 
 /// Cores in thousandths, rounded up: what is granted must fit.
@@ -146,5 +146,19 @@ mod tests {
             assert!(!stands_in(&other, &lane) && !same_lane(&plain, &other));
             assert!(stands_in(&other, &lane_of("n", &other)));
         }
+    }
+
+    #[test]
+    fn a_task_that_asks_for_gpus_requires_a_node_that_offers_so_many() {
+        let mut two = NewTask { requires: [("a".into(), "b".into())].into(), ..NewTask::new("image") };
+        two.resources.gpus = 2;
+        let lane = lane_of("n", &two);
+        assert!(stands_in(&two, &lane) && !stands_in(&NewTask::new("image"), &lane));
+        let offers = |gpus: u32| (1..=gpus).map(|count| (gpu_label(count), "true".to_owned()));
+        let meets = |gpus: u32| {
+            let labels = offers(gpus).chain([("a".to_owned(), "b".to_owned())]).collect();
+            orca_proto::spec::meets(&lane.requires, &labels)
+        };
+        assert!(meets(2) && meets(4) && !meets(1) && !meets(0));
     }
 }

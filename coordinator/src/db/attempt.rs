@@ -22,13 +22,19 @@ pub(crate) async fn open(connection: &mut PgConnection, lease: LeaseRef) -> sqlx
     .map(drop)
 }
 
-/// Notes that the program was started.
-pub(crate) async fn start(connection: &mut PgConnection, lease: LeaseRef) -> sqlx::Result<()> {
+/// Notes that the program was started, and of which image.
+pub(crate) async fn start(
+    connection: &mut PgConnection,
+    lease: LeaseRef,
+    image: Option<&str>,
+) -> sqlx::Result<()> {
     open(connection, lease).await?;
     sqlx::query!(
-        "UPDATE orca.attempts SET started_at = coalesce(started_at, orca.now()) WHERE task = $1 AND token = $2",
+        "UPDATE orca.attempts SET started_at = coalesce(started_at, orca.now()), image = coalesce(image, $3) \
+         WHERE task = $1 AND token = $2",
         lease.task.0,
-        lease.token.0
+        lease.token.0,
+        image
     )
     .execute(connection)
     .await
@@ -104,7 +110,7 @@ pub(crate) async fn remember_report(
 pub(crate) async fn of_task(connection: &mut PgConnection, task: TaskId) -> sqlx::Result<Vec<Attempt>> {
     let rows = sqlx::query!(
         r#"SELECT token AS "token!", number AS "number!", node AS "node!", node_name AS "node_name!",
-                  granted_at AS "granted_at!: Time", started_at AS "started_at: Time", ended_at AS "ended_at: Time", outcome
+                  granted_at AS "granted_at!: Time", started_at AS "started_at: Time", image, ended_at AS "ended_at: Time", outcome
            FROM orca.attempt_now WHERE task = $1 ORDER BY token DESC LIMIT 100"#,
         task.0
     )
@@ -120,6 +126,7 @@ pub(crate) async fn of_task(connection: &mut PgConnection, task: TaskId) -> sqlx
                 node_name: row.node_name,
                 granted_at: row.granted_at.0,
                 started_at: row.started_at.map(|time| time.0),
+                image: row.image,
                 ended_at: row.ended_at.map(|time| time.0),
                 outcome: row
                     .outcome

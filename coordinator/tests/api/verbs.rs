@@ -1,7 +1,7 @@
 //! Each verb's success: its status, its headers, and that the parts fit together.
 
 use futures_util::TryStreamExt;
-use orca_proto::attempt::{Children, Report};
+use orca_proto::attempt::{AttemptStart, Children, Report};
 use orca_proto::duration::Span;
 use orca_proto::log::{LogAppend, LogLine, LogQuery, Stream};
 use orca_proto::node::RenewRequest;
@@ -65,7 +65,7 @@ async fn a_node_runs_a_task_from_claim_to_result_over_the_api() {
     assert_eq!((grant.task, grant.attempt), (id, 1));
 
     let node = &worker.client;
-    node.report_start(lease).await.unwrap();
+    node.report_start(lease, AttemptStart::default()).await.unwrap();
     let progress = Progress { percent: Some(40.0), message: Some("half".into()) };
     node.report_progress(lease, &progress).await.unwrap();
     let ack =
@@ -98,7 +98,7 @@ async fn a_node_runs_a_task_from_claim_to_result_over_the_api() {
     assert_eq!(operator.logs(id, &LogQuery::default()).await.unwrap().items.len(), 2);
     assert_eq!(operator.nodes().await.unwrap().items.len(), 1);
     assert_eq!(operator.node(worker.id).await.unwrap().name, "w1");
-    let late = node.report_start(lease).await.unwrap_err();
+    let late = node.report_start(lease, AttemptStart::default()).await.unwrap_err();
     assert_eq!(late.kind(), Some(Kind::LeaseLost));
     server.stop().await;
 }

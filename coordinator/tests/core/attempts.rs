@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use orca_coordinator::lifecycle::{Event, Open, Snapshot, transition};
+use orca_proto::attempt::AttemptStart;
 use orca_proto::limits;
 use orca_proto::log::{LogAppend, LogLine, LogQuery, Stream};
 use orca_proto::node::{Grant, LeaseRef};
@@ -48,6 +49,26 @@ async fn a_task_runs_from_ready_to_its_result_and_the_sql_agrees_with_the_state_
 }
 
 #[tokio::test]
+async fn an_attempt_tells_exactly_which_image_it_runs_and_keeps_that_whatever_is_said_later() {
+    let test = TestApp::start().await;
+    let id = test.enqueue(task("a")).await;
+    let node = test.worker("w").await;
+    let grant = node.claim_one().await;
+    assert_eq!(test.task(id).await.attempts[0].image, None);
+    let told = |image: &str| {
+        let start = AttemptStart { image: Some(image.to_owned()) };
+        test.app.attempt_start(&node.who, lease(&grant), start)
+    };
+    told("debian@sha256:1").await.unwrap();
+    node.start(&grant).await;
+    told("debian@sha256:2").await.unwrap();
+    assert_eq!(kind(told(&"x".repeat(1_025)).await), Kind::Validation);
+    node.succeed(&grant, json!(1)).await;
+    assert_eq!(test.task(id).await.attempts[0].image.as_deref(), Some("debian@sha256:1"));
+    test.stop().await;
+}
+
+#[tokio::test]
 async fn the_same_report_answers_the_same_and_another_is_refused() {
     let test = TestApp::start().await;
     let id = test.enqueue(task("a")).await;
@@ -78,7 +99,7 @@ async fn a_stale_node_cannot_change_anything_of_a_newer_attempt() {
 
     assert_eq!(kind(old.report(&stale, success(json!("stale"))).await), Kind::LeaseLost);
     let lost = lease(&stale);
-    assert_eq!(kind(test.app.attempt_start(&old.who, lost).await), Kind::LeaseLost);
+    assert_eq!(kind(test.app.attempt_start(&old.who, lost, AttemptStart::default()).await), Kind::LeaseLost);
     let progress = Progress { percent: Some(1.0), message: None };
     assert_eq!(kind(test.app.attempt_progress(&old.who, lost, progress).await), Kind::LeaseLost);
     let lines = LogAppend { lines: vec![line(0, "stale")] };

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use orca_coordinator::Clock;
 use orca_coordinator::app::{App, AppSettings, Error, Principal};
-use orca_proto::attempt::{Report, Reported};
+use orca_proto::attempt::{AttemptStart, Report, Reported};
 use orca_proto::ids::{InstanceId, NodeId, TaskId};
 use orca_proto::node::{ClaimRequest, Grant, LeaseRef, Registration, RenewRequest, Renewed, labels};
 use orca_proto::plan::Plan;
@@ -219,7 +219,7 @@ impl TestNode {
     }
 
     pub(crate) async fn start(&self, grant: &Grant) {
-        self.app.attempt_start(&self.who, lease(grant)).await.unwrap();
+        self.app.attempt_start(&self.who, lease(grant), AttemptStart::default()).await.unwrap();
     }
 }
 

@@ -11,7 +11,6 @@ use orca_proto::spec::Resources;
 use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, openat, statat};
 
 use super::directory::Directory;
-use crate::runtime::attempt_dir_bytes;
 
 /// Time between two looks.
 const PERIOD: Duration = Duration::from_secs(1);
@@ -22,7 +21,7 @@ const DEPTH: usize = 32;
 
 /// Returns once the attempt wrote more than it may, with what to tell people.
 pub(super) async fn overfull(directory: &Directory, resources: &Resources) -> String {
-    let most = attempt_dir_bytes(resources);
+    let most = resources.disk.0;
     loop {
         tokio::time::sleep(PERIOD).await;
         let shared = directory.shared.clone();
@@ -37,7 +36,7 @@ pub(super) async fn overfull(directory: &Directory, resources: &Resources) -> St
         if !looked.await.unwrap_or(true) {
             return format!(
                 "it was stopped because it wrote more than {}, {ENTRIES} files, or {DEPTH} levels of directories into \
-                 $ORCA_DIR; keep large files with `orca-agent put`, and work in /tmp (resources.tmp)",
+                 $ORCA_DIR (resources.disk); keep large files with `orca-agent put`, and work in /tmp (resources.tmp)",
                 Bytes(most)
             );
         }

@@ -24,6 +24,12 @@ pub(super) struct Intent {
     /// How long the program may go without reporting progress.
     pub(super) heartbeat: Option<Duration>,
     pub(super) resources: Resources,
+    /// The numbers of the GPUs that are its own.
+    pub(super) gpus: Vec<u32>,
+    /// Exactly which image it runs, where that is known.
+    pub(super) image: Option<String>,
+    /// How many lines the node wrote into the log before the agent.
+    pub(super) log_start: i64,
     pub(super) network: Network,
     /// Whether it uses files of the cache.
     pub(super) has_inputs: bool,

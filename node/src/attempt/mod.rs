@@ -7,6 +7,7 @@ mod directory;
 mod disk;
 mod intent;
 mod prepare;
+mod pulled;
 mod redact;
 mod relay;
 pub(crate) mod resume;

@@ -21,16 +21,17 @@ use orca_proto::spec::{Network, Resources};
 use orca_proto::task::Outcome;
 use tokio::time::Instant;
 
-use super::Interrupted;
 use super::directory::Directory;
 use super::intent::Intent;
 use super::redact::Redactor;
 use super::session::{Given, Session, Token};
 use super::socket::Server;
+use super::{Interrupted, pulled};
 use crate::daemon::Node;
 use crate::egress::Allowance;
 use crate::files::{FilesError, InUse};
 use crate::retry::a_few_times;
+use crate::runtime::gpus::Gpus;
 use crate::runtime::{Image, Launch, Shown};
 use crate::settings::RuntimeKind;
 
@@ -51,8 +52,14 @@ pub(super) struct Attended {
     pub(super) heartbeat: Option<Duration>,
     /// How long the program has run under an earlier daemon.
     pub(super) ran: Duration,
+    pub(super) _kept: Kept,
+}
+
+/// What is an attempt's own for as long as it lasts.
+pub(super) struct Kept {
     /// Keeps the input artifacts in the cache.
     pub(super) _inputs: Vec<InUse>,
+    pub(super) _gpus: Gpus,
 }
 
 /// Directories in the making. Goes on when nobody waits, so whoever removes them waits for it first.
@@ -87,7 +94,7 @@ pub(super) async fn prepare(
     let directory = Directory::of(&node.state, lease.lease);
     let name = super::container_name(grant);
     let made = async { making.await.map_err(here) };
-    let image = async { node.runtime.image(&grant.spec.container).await.map_err(Interrupted::from) };
+    let image = pulled::image(node, grant, lease);
     let inputs = async {
         let fetches = grant.spec.artifacts.iter().map(|input| node.files.fetch(node.client(), input));
         try_join_all(fetches).await.map_err(Interrupted::from)
@@ -104,17 +111,24 @@ pub(super) async fn prepare(
         })
     };
     let secrets = secrets(node, !grant.spec.secrets.is_empty(), lease);
-    let (token, image, inputs, dependencies, secrets) =
-        tokio::try_join!(made, image, inputs, dependencies, secrets)?;
+    let gpus = async {
+        let gpus = node.gpus.take(grant.spec.resources.gpus).await;
+        gpus.map_err(|reason| Interrupted::Unfit(Outcome::Rejected { reason }))
+    };
+    let (token, (image, preface), inputs, dependencies, gpus, secrets) =
+        tokio::try_join!(made, image, inputs, dependencies, gpus, secrets)?;
 
     let intent = Intent {
         lease: lease.lease,
         container: name.clone(),
         token: token.expose().to_owned(),
         brief: brief(node, grant, &image)?,
+        image: image.digest.clone(),
+        log_start: pulled::log_start(node, lease, preface).await?,
         readable: readable(grant, dependencies.as_ref()),
         heartbeat: grant.spec.timeouts.heartbeat.map(Span::get),
         resources: grant.spec.resources.clone(),
+        gpus: gpus.numbers().to_vec(),
         network: grant.spec.network.clone(),
         has_inputs: !inputs.is_empty(),
         deadline: lease.deadline.map(|at| SystemTime::now() + at.saturating_duration_since(Instant::now())),
@@ -135,6 +149,7 @@ pub(super) async fn prepare(
         resources: grant.spec.resources.clone(),
         network: grant.spec.network.clone(),
         directory: directory.shared.clone(),
+        gpus: gpus.clone(),
         secrets: !grant.spec.secrets.is_empty(),
         artifacts: grant
             .spec
@@ -147,7 +162,9 @@ pub(super) async fn prepare(
     };
     let (secrets, redactor) = secrets;
     let given = Given { secrets, redactor, egress };
-    let attended = attend(node, lease, intent, given, directory, Duration::ZERO, inputs).map_err(here)?;
+    let attended =
+        attend(node, lease, intent, given, directory, Duration::ZERO, Kept { _inputs: inputs, _gpus: gpus })
+            .map_err(here)?;
     Ok(Prepared { launch, attended })
 }
 
@@ -159,15 +176,12 @@ pub(super) fn attend(
     given: Given,
     directory: Directory,
     ran: Duration,
-    inputs: Vec<InUse>,
+    kept: Kept,
 ) -> io::Result<Attended> {
-    let Intent { container, token, brief, readable, heartbeat, resources, .. } = intent;
-    let token = Token::of(&token);
-    let session =
-        Session::new(Arc::clone(node), Arc::clone(lease), brief, token, directory, readable, given)?;
-    let session = Arc::new(session);
+    let (name, resources, heartbeat) = (intent.container.clone(), intent.resources.clone(), intent.heartbeat);
+    let session = Arc::new(Session::new(Arc::clone(node), Arc::clone(lease), intent, directory, given)?);
     let server = Server::start(Arc::clone(&session))?;
-    Ok(Attended { session, server, name: container, resources, heartbeat, ran, _inputs: inputs })
+    Ok(Attended { session, server, name, resources, heartbeat, ran, _kept: kept })
 }
 
 /// The secrets that the task names. One that is not there any more is not there for another node either.

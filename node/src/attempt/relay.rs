@@ -4,6 +4,7 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
+use orca_proto::attempt::AttemptStart;
 use orca_proto::client::ClientError;
 use orca_proto::problem::{Kind, Problem};
 
@@ -27,7 +28,8 @@ pub(super) async fn relay_start(session: Arc<Session>, ended: CancellationToken)
             has_started = has_started => if !has_started { return },
             () = ended.cancelled() => return,
         }
-        let call = || session.node.client().report_start(session.lease.lease);
+        let start = AttemptStart { image: session.image.clone() };
+        let call = || session.node.client().report_start(session.lease.lease, start.clone());
         if let Err(error) = until_answered(call).await {
             tracing::debug!(%error, "the start was not taken");
         }

@@ -13,6 +13,7 @@ use orca_proto::node::LeaseRef;
 
 use super::directory::{Directory, private};
 use super::intent::Intent;
+use super::prepare::Kept;
 use super::session::Given;
 use super::settle::{self, remove_container, remove_files};
 use super::verdict::Ending;
@@ -101,7 +102,8 @@ pub(crate) async fn resume(node: &Arc<Node>, left: Left, lease: Arc<HeldLease>) 
         // They were never on disk. Without them its output could not be kept from showing them.
         let (secrets, redactor) = prepare::secrets(node, intent.brief.has_secrets, &lease).await?;
         let given = Given { secrets, redactor, egress };
-        prepare::attend(node, &lease, intent, given, directory, ran, Vec::new()).map_err(|error| {
+        let kept = Kept { _inputs: Vec::new(), _gpus: node.gpus.take_again(&intent.gpus) };
+        prepare::attend(node, &lease, intent, given, directory, ran, kept).map_err(|error| {
             let reason = format!("the node was started again and could not go on with it: {error}");
             Interrupted::from(Fault::Engine(reason))
         })

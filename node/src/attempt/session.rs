@@ -13,6 +13,7 @@ use tokio::sync::{Notify, Semaphore, watch};
 use tokio_util::sync::CancellationToken;
 
 use super::directory::Directory;
+use super::intent::Intent;
 use super::redact::Redactor;
 use crate::daemon::Node;
 use crate::egress::Allowance;
@@ -70,6 +71,10 @@ pub(super) struct Session {
     pub(super) brief: Brief,
     pub(super) token: Token,
     pub(super) directory: Directory,
+    /// Exactly which image it runs, where that is known.
+    pub(super) image: Option<String>,
+    /// How many lines the node wrote into the log before the agent.
+    pub(super) log_start: i64,
     /// Artifacts that it may read.
     pub(super) readable: HashSet<ArtifactId>,
     /// What it may reach; nothing where its task names no hosts.
@@ -100,20 +105,21 @@ impl Session {
     pub(super) fn new(
         node: Arc<Node>,
         lease: Arc<HeldLease>,
-        mut brief: Brief,
-        token: Token,
+        intent: Intent,
         directory: Directory,
-        readable: HashSet<ArtifactId>,
         given: Given,
     ) -> serde_json::Result<Self> {
+        let Intent { token, mut brief, readable, image, log_start, .. } = intent;
         let brief_text = serde_json::to_vec(&brief)?.into();
         brief.input = serde_json::Value::Null;
         Ok(Self {
             node,
             lease,
             brief,
-            token,
+            token: Token::of(&token),
             directory,
+            image,
+            log_start,
             readable,
             egress: given.egress,
             over: CancellationToken::new(),

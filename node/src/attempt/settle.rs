@@ -19,7 +19,7 @@ use super::directory::{Directory, private};
 use super::prepare::Attended;
 use super::redact::Redactor;
 use super::session::Session;
-use super::verdict::{Ending, Evidence, stopped, verdict, wants_post_mortem};
+use super::verdict::{Ending, Evidence, fit, stopped, verdict, wants_post_mortem};
 use crate::daemon::Node;
 use crate::retry::until_answered;
 use crate::runtime::PostMortem;
@@ -40,7 +40,8 @@ pub(super) async fn unstarted(node: &Node, lease: &Arc<HeldLease>, interrupted: 
     remove_files(Directory::of(&node.state, lease.lease)).await;
     match outcome {
         Some(outcome) => {
-            send(node, lease, &Redactor::none(), Report { outcome, result: None, plan: None }).await;
+            let report = Report { outcome: fit(outcome), result: None, plan: None };
+            send(node, lease, &Redactor::none(), report).await;
         }
         None => tracing::warn!("the lease is over: nothing is reported"),
     }

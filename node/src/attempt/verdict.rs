@@ -74,10 +74,12 @@ pub(super) fn wants_post_mortem(ending: &Ending) -> bool {
     match ending {
         Ending::Exited(_) | Ending::Idle => true,
         Ending::Reported(report) => {
-            matches!(
-                report.outcome,
-                Outcome::Killed { signal: 9 } | Outcome::Failed { exit_code: SHELL_KILLED, .. }
-            )
+            // An agent that could see for itself has said it.
+            !report.memory_watched
+                && matches!(
+                    report.outcome,
+                    Outcome::Killed { signal: 9 } | Outcome::Failed { exit_code: SHELL_KILLED, .. }
+                )
         }
         _ => false,
     }
@@ -90,17 +92,22 @@ pub(super) const fn is_for_agents(outcome: &Outcome) -> bool {
 
 /// What to report; `None` when nothing may be.
 pub(super) fn verdict(ending: Ending, evidence: Evidence) -> Option<Report> {
-    let mut report = judge(ending, evidence)?;
-    match &mut report.outcome {
+    let Report { outcome, result, plan } = judge(ending, evidence)?;
+    Some(Report { outcome: fit(outcome), result, plan })
+}
+
+/// The outcome as the coordinator takes it: containers, engines and registries can say anything, but an outcome that is refused
+/// would never be recorded.
+pub(super) fn fit(mut outcome: Outcome) -> Outcome {
+    match &mut outcome {
         Outcome::Failed { reason: Some(reason), .. }
         | Outcome::Rejected { reason }
         | Outcome::RuntimeError { reason } => make_fit(reason),
         _ => {}
     }
-    Some(report)
+    outcome
 }
 
-/// A container can say anything, but an outcome that the coordinator refuses would never be recorded.
 fn make_fit(reason: &mut String) {
     if reason.len() > REASON {
         reason.truncate(reason.floor_char_boundary(REASON));
@@ -195,6 +202,9 @@ fn exited(exit: Exit, evidence: &Evidence) -> Outcome {
     if evidence.cancel_asked {
         return Outcome::Cancelled;
     }
+    if let Some(signal) = evidence.post_mortem.killed_by {
+        return Outcome::Killed { signal };
+    }
     if evidence.post_mortem.out_of_memory {
         return Outcome::OutOfMemory;
     }
@@ -222,7 +232,7 @@ mod tests {
     use super::*;
 
     fn report(outcome: Outcome) -> Ending {
-        Ending::Reported(AgentReport { outcome, result: None, plan: None })
+        Ending::Reported(AgentReport { outcome, result: None, plan: None, memory_watched: false })
     }
 
     fn outcome(ending: Ending, evidence: Evidence) -> Outcome {
@@ -230,7 +240,7 @@ mod tests {
     }
 
     fn oom() -> PostMortem {
-        PostMortem { out_of_memory: true, said: String::new() }
+        PostMortem { out_of_memory: true, ..PostMortem::default() }
     }
 
     #[test]
@@ -261,7 +271,12 @@ mod tests {
 
     #[test]
     fn what_was_posted_counts_before_what_was_left_in_a_file() {
-        let left = AgentReport { outcome: Outcome::Succeeded, result: Some(json!("left")), plan: None };
+        let left = AgentReport {
+            outcome: Outcome::Succeeded,
+            result: Some(json!("left")),
+            plan: None,
+            memory_watched: true,
+        };
         let posted = Evidence { result: Some(json!("posted")), ..Evidence::default() };
         assert_eq!(verdict(Ending::Reported(left.clone()), posted).unwrap().result, Some(json!("posted")));
         assert_eq!(verdict(Ending::Reported(left), Evidence::default()).unwrap().result, Some(json!("left")));
@@ -294,6 +309,34 @@ mod tests {
             outcome(other, Evidence { post_mortem: oom(), ..Evidence::default() }),
             Outcome::Failed { exit_code: 1, reason: None }
         );
+    }
+
+    #[test]
+    fn a_container_that_somebody_killed_did_not_run_out_of_memory_whatever_happened_in_it_before() {
+        let exited = || Ending::Exited(Exit::Signal(9));
+        assert_eq!(
+            outcome(exited(), Evidence { post_mortem: oom(), ..Evidence::default() }),
+            Outcome::OutOfMemory
+        );
+        let post_mortem = PostMortem { killed_by: Some(9), ..oom() };
+        assert_eq!(
+            outcome(exited(), Evidence { post_mortem, ..Evidence::default() }),
+            Outcome::Killed { signal: 9 }
+        );
+    }
+
+    #[test]
+    fn an_agent_that_watched_the_memory_is_not_asked_twice() {
+        for outcome in [Outcome::Killed { signal: 9 }, Outcome::Failed { exit_code: 137, reason: None }] {
+            let report = |memory_watched| AgentReport {
+                outcome: outcome.clone(),
+                result: None,
+                plan: None,
+                memory_watched,
+            };
+            assert!(wants_post_mortem(&Ending::Reported(report(false))));
+            assert!(!wants_post_mortem(&Ending::Reported(report(true))));
+        }
     }
 
     #[test]

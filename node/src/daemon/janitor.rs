@@ -1,5 +1,6 @@
 //! Removes containers that no attempt answers for: an engine may make one long after it was asked to, when whoever asked has
-//! given up and gone. The next start would sweep them too, but a node runs for months.
+//! given up and gone. The next start would sweep them too, but a node runs for months. Images that nobody has used for long
+//! go by [`tidy`].
 
 use std::collections::HashSet;
 use std::time::Duration;
@@ -16,6 +17,15 @@ pub(super) async fn run(node: &Node) {
     loop {
         tokio::time::sleep(PERIOD).await;
         suspects = round(node, &suspects).await;
+    }
+}
+
+/// Has the runtime remove images that nobody uses, again and again, until dropped.
+pub(super) async fn tidy(node: &Node) {
+    let Some(gc) = node.settings.images.gc else { return };
+    loop {
+        tokio::time::sleep(gc.every).await;
+        node.runtime.tidy().await;
     }
 }
 

@@ -24,6 +24,7 @@ use tokio_util::task::{AbortOnDropHandle, TaskTracker};
 use crate::attempt::resume::{self, Left};
 use crate::egress::Gate;
 use crate::files::Files;
+use crate::runtime::gpus::GpuPool;
 use crate::runtime::{self, Fault, Runtime};
 use crate::settings::{NodeSettings, RuntimeKind, role_name};
 use crate::state_dir::{StateDir, empty_trash};
@@ -45,6 +46,7 @@ pub(crate) struct Node {
     pub(crate) files: Files,
     /// Decides what attempts may reach.
     pub(crate) gate: Arc<Gate>,
+    pub(crate) gpus: Arc<GpuPool>,
     /// Bounds the memory that attempts can make the node use.
     pub(crate) large_bodies: Arc<Semaphore>,
     /// Stop every attempt and give it back: the drain waits no longer.
@@ -97,6 +99,7 @@ pub(crate) async fn run(settings: NodeSettings, shutdown: CancellationToken) -> 
     let node = Arc::new(Node {
         files: Files::new(state.cache(), settings.runtime.cache_bytes),
         gate,
+        gpus: GpuPool::new(settings.placement.gpus),
         settings,
         reporter: Reporter::start(Arc::clone(&member), REPORTS_IN_FLIGHT, Duration::ZERO),
         member,
@@ -143,7 +146,7 @@ fn describe(settings: &NodeSettings, runtime: &str) -> Registration {
 
 /// What the operator says of the node, and what it lets tasks do.
 fn labels_of(settings: &NodeSettings) -> BTreeMap<String, String> {
-    let mut labels = settings.placement.labels.clone();
+    let mut labels = settings.placement.all_labels();
     labels.retain(|key, _| !key.starts_with("orca/"));
     let allowed = [
         (labels::OPEN_NETWORK, settings.runtime.allow_network),
@@ -172,7 +175,9 @@ async fn serve(
     };
     running.take_up(left, &resumed);
     let watched = Arc::clone(&node);
-    let _janitor = AbortOnDropHandle::new(tokio::spawn(async move { janitor::run(&watched).await }));
+    let _janitor = AbortOnDropHandle::new(tokio::spawn(async move {
+        tokio::join!(janitor::run(&watched), janitor::tidy(&watched));
+    }));
     // Both ways to end begin with taking no more.
     let ending = shutdown.child_token();
     let watched = Arc::clone(&node);

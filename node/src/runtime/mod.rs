@@ -5,6 +5,7 @@
 
 pub(crate) mod agent;
 mod docker;
+pub(crate) mod gpus;
 mod process;
 
 use std::collections::{HashMap, HashSet};
@@ -13,7 +14,9 @@ use std::sync::Arc;
 
 use futures_util::future::BoxFuture;
 use orca_proto::spec::{ContainerSpec, Network, Resources};
+use tokio::sync::watch;
 
+use self::gpus::Gpus;
 use crate::NodeError;
 use crate::settings::{NodeSettings, RuntimeKind};
 use crate::state_dir::StateDir;
@@ -32,8 +35,11 @@ pub(crate) enum Fault {
     Silent(String),
 }
 
+/// What is to be told of an image that is on its way, in a few words; nothing as long as there is nothing to tell.
+pub(crate) type News = watch::Sender<String>;
+
 /// What an image says about how to run it.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default)]
 pub(crate) struct Image {
     /// What the engine calls exactly this image.
     pub(crate) id: String,
@@ -41,6 +47,12 @@ pub(crate) struct Image {
     pub(crate) command: Vec<String>,
     /// Paths that it declares as volumes.
     pub(crate) volumes: Vec<String>,
+    /// What registries call exactly this image: `NAME@sha256:…`.
+    pub(crate) digests: Vec<String>,
+    /// What to tell of it: one of `digests`, or else its id.
+    pub(crate) digest: Option<String>,
+    /// Keeps it from being removed.
+    pub(crate) hold: Option<docker::image_store::Hold>,
 }
 
 /// An input artifact to show to a container.
@@ -65,12 +77,9 @@ pub(crate) struct Launch {
     pub(crate) artifacts: Vec<Shown>,
     /// Whether the program gets secrets: then there is a directory for them in memory.
     pub(crate) secrets: bool,
+    /// The GPUs that are its own.
+    pub(crate) gpus: Gpus,
     pub(crate) labels: HashMap<String, String>,
-}
-
-/// Bytes that an attempt may write into the directory that it shares with its node.
-pub(crate) fn attempt_dir_bytes(resources: &Resources) -> u64 {
-    resources.tmp.0.max(1 << 30)
 }
 
 /// How a container's first process ended.
@@ -87,8 +96,10 @@ pub(crate) enum Exit {
 /// What is found out about a container that has ended.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct PostMortem {
-    /// The kernel killed something in it for memory.
+    /// The kernel killed something in it for memory, at some time.
     pub(crate) out_of_memory: bool,
+    /// The deadly signal that somebody had the engine send, where that is known.
+    pub(crate) killed_by: Option<i32>,
     /// The last that its agent had to say.
     pub(crate) said: String,
 }
@@ -122,8 +133,8 @@ pub(crate) trait Runtime: Send + Sync {
     /// Whether it answers.
     fn ping(&self) -> BoxFuture<'_, Result<(), Fault>>;
 
-    /// Makes the image ready, and says what it holds.
-    fn image<'a>(&'a self, spec: &'a ContainerSpec) -> BoxFuture<'a, Result<Image, Fault>>;
+    /// Makes the image ready, and says what it holds. While that takes, `news` says how far it is.
+    fn image<'a>(&'a self, spec: &'a ContainerSpec, news: &'a News) -> BoxFuture<'a, Result<Image, Fault>>;
 
     /// Creates and starts a container. After a fault there may be one all the same: remove it.
     fn start<'a>(&'a self, launch: &'a Launch) -> BoxFuture<'a, Result<(), Fault>>;
@@ -149,6 +160,9 @@ pub(crate) trait Runtime: Send + Sync {
     /// Removes all that an earlier daemon with the same state directory left, but the containers of these names; answers how
     /// many.
     fn sweep<'a>(&'a self, but: &'a HashSet<String>) -> BoxFuture<'a, Result<usize, Fault>>;
+
+    /// Removes images that nobody has used for long, where there are some to remove.
+    fn tidy(&self) -> BoxFuture<'_, ()>;
 }
 
 /// The runtime that the settings ask for.

@@ -19,7 +19,7 @@ use tokio::io::AsyncReadExt;
 use tokio::process::{ChildStderr, Command};
 use tokio::sync::watch;
 
-use super::{Exit, Fault, Image, Launch, PostMortem, Runtime, SAID, Signal, last_words};
+use super::{Exit, Fault, Image, Launch, News, PostMortem, Runtime, SAID, Signal, last_words};
 use crate::remove_tree::remove_tree;
 
 /// What of the node's environment a task may see.
@@ -150,7 +150,7 @@ impl Runtime for Process {
         Box::pin(async { Ok(()) })
     }
 
-    fn image<'a>(&'a self, spec: &'a ContainerSpec) -> BoxFuture<'a, Result<Image, Fault>> {
+    fn image<'a>(&'a self, spec: &'a ContainerSpec, _news: &'a News) -> BoxFuture<'a, Result<Image, Fault>> {
         Box::pin(async { Ok(Image { id: spec.image.clone(), ..Image::default() }) })
     }
 
@@ -176,7 +176,7 @@ impl Runtime for Process {
                 let said = running.said.lock().unwrap_or_else(PoisonError::into_inner);
                 last_words(&String::from_utf8_lossy(&said))
             });
-            PostMortem { out_of_memory: false, said: said.unwrap_or_default() }
+            PostMortem { said: said.unwrap_or_default(), ..PostMortem::default() }
         })
     }
 
@@ -240,6 +240,10 @@ impl Runtime for Process {
             self.sweep_secrets().await;
             Ok(count)
         })
+    }
+
+    fn tidy(&self) -> BoxFuture<'_, ()> {
+        Box::pin(std::future::ready(()))
     }
 }
 

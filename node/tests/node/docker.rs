@@ -32,7 +32,7 @@ pub(crate) struct Bench {
 }
 
 /// An image that goes when its test does, however that ends, with all containers made of it.
-pub(crate) struct Imported(String);
+pub(crate) struct Imported(pub(crate) String);
 
 impl Drop for Imported {
     fn drop(&mut self) {
@@ -47,14 +47,10 @@ impl Drop for Imported {
 
 impl Bench {
     pub(crate) async fn start() -> Self {
-        Self::with(Duration::from_secs(30)).await
+        Self::with(Duration::from_secs(30), |_| {}).await
     }
 
-    async fn with(lease: Duration) -> Self {
-        Self::set(lease, |_| {}).await
-    }
-
-    pub(crate) async fn set(lease: Duration, change: impl FnOnce(&mut NodeSettings)) -> Self {
+    pub(crate) async fn with(lease: Duration, change: impl FnOnce(&mut NodeSettings)) -> Self {
         let api = Docker::connect_with_defaults().unwrap().negotiate_version().await.unwrap();
         let image =
             import(&api, &["ENTRYPOINT [\"/probe\"]", "CMD [\"result\", \"\\\"by itself\\\"\"]"]).await;
@@ -110,7 +106,7 @@ async fn labelled(api: &Docker, label: &str) -> Vec<String> {
 }
 
 /// The probe, built once.
-fn probe() -> Vec<u8> {
+pub(crate) fn probe() -> Vec<u8> {
     static BUILT: std::sync::OnceLock<Vec<u8>> = std::sync::OnceLock::new();
     let build = || {
         let dir = tempfile::tempdir().unwrap();
@@ -153,7 +149,11 @@ async fn remove_image(image: &str) {
         let _gone_meanwhile = api.remove_container(&container.id.unwrap(), Some(force)).await;
     }
     let options = RemoveImageOptionsBuilder::new().force(true).build();
-    api.remove_image(image, Some(options), None).await.unwrap();
+    match api.remove_image(image, Some(options), None).await {
+        // It was never there, or is gone already.
+        Ok(_) | Err(bollard::errors::Error::DockerResponseServerError { status_code: 404, .. }) => {}
+        Err(error) => panic!("{image} is left: {error}"),
+    }
 }
 
 #[tokio::test]
@@ -248,6 +248,100 @@ async fn each_way_to_end_is_told_from_the_others() {
     assert_eq!(bench.outcome(slow).await, Outcome::TimedOut { which: Timeout::StartToClose });
     let absent = bench.outcome(bench.task(&[])).await;
     assert!(matches!(absent, Outcome::Failed { .. }), "{absent:?}");
+    bench.end().await;
+}
+
+#[tokio::test]
+async fn each_limit_is_the_one_that_the_task_names_and_has_a_default() {
+    let bench = Bench::start().await;
+    let usual = bench.rig.grant(bench.task(&["limits"]));
+    let mut task = bench.task(&["limits"]);
+    task.resources.open_files = 100;
+    task.resources.shm = Bytes::mib(2);
+    task.resources.tmp = Bytes::mib(8);
+    let other = bench.rig.grant(task);
+    let mut few = bench.task(&["threads"]);
+    few.resources.pids = 32;
+    let few = bench.rig.grant(few);
+    assert_eq!(
+        bench.rig.fake.report_of(usual).await.result,
+        Some(json!({ "files": 16_384, "shm": "65536k", "tmp": "65536k", "seccomp": "2" }))
+    );
+    assert_eq!(
+        bench.rig.fake.report_of(other).await.result,
+        Some(json!({ "files": 100, "shm": "2048k", "tmp": "8192k", "seccomp": "2" }))
+    );
+    let threads = bench.rig.fake.report_of(few).await.result.unwrap().as_u64().unwrap();
+    assert!((8..32).contains(&threads), "{threads}");
+    bench.end().await;
+}
+
+#[tokio::test]
+async fn gpus_that_a_node_does_not_offer_are_rejected_and_those_that_its_engine_cannot_give_are_its_fault() {
+    let bench = Bench::with(Duration::from_secs(30), |settings| settings.placement.gpus = 1).await;
+    let labels = bench.rig.fake.book().registrations[0].labels.clone();
+    assert_eq!(labels, [("gpus.1".to_owned(), "true".to_owned())].into());
+    let mut task = bench.task(&["result", "1"]);
+    task.resources.gpus = 2;
+    let two = bench.outcome(task.clone()).await;
+    assert!(matches!(&two, Outcome::Rejected { reason } if reason.contains("--gpus")), "{two:?}");
+    // It has the device or it has not; nobody else is told that it is theirs.
+    task.resources.gpus = 1;
+    let one = bench.outcome(task).await;
+    assert!(matches!(one, Outcome::Succeeded | Outcome::RuntimeError { .. }), "{one:?}");
+    bench.end().await;
+}
+
+#[tokio::test]
+async fn running_out_of_memory_is_told_by_the_kernels_count_and_not_by_137() {
+    let bench = Bench::start().await;
+    let by_memory = |outcome: &Outcome, code: i32| {
+        matches!(outcome, Outcome::Failed { exit_code, reason: Some(reason) }
+            if *exit_code == code && reason.contains("memory"))
+    };
+    let leases = [
+        // Nobody killed anything.
+        bench.task(&["exit", "137"]),
+        // The program lives on after one of its processes was killed for memory.
+        bench.task(&["outlive", "0", "result", "1"]),
+        bench.task(&["outlive", "0", "exit", "3"]),
+        // As a shell says that what it ran was killed.
+        bench.task(&["outlive", "0", "exit", "137"]),
+        // The same word, long after.
+        bench.task(&["outlive", "7", "exit", "137"]),
+    ]
+    .map(|task| bench.rig.grant(task));
+    let mut outcomes = Vec::new();
+    for lease in leases {
+        outcomes.push(bench.rig.fake.report_of(lease).await.outcome);
+    }
+    assert_eq!(outcomes[0], Outcome::Failed { exit_code: 137, reason: None });
+    assert_eq!(outcomes[1], Outcome::Succeeded);
+    assert!(by_memory(&outcomes[2], 3), "{:?}", outcomes[2]);
+    assert_eq!(outcomes[3], Outcome::OutOfMemory);
+    assert!(by_memory(&outcomes[4], 137), "{:?}", outcomes[4]);
+    bench.end().await;
+}
+
+#[tokio::test]
+async fn who_is_killed_from_outside_did_not_run_out_of_memory_though_a_process_of_it_had() {
+    let bench = Bench::start().await;
+    let container = bench.rig.grant(bench.task(&["outlive", "0", "sleep", "60"]));
+    let program = bench.rig.grant(bench.task(&["outlive", "6", "sleep", "60"]));
+    for lease in [container, program] {
+        bench.rig.said(lease, "outlived").await;
+    }
+    let kill = KillContainerOptionsBuilder::new().signal("SIGKILL").build();
+    bench.api.kill_container(&Bench::name(container), Some(kill)).await.unwrap();
+    assert_eq!(bench.rig.fake.report_of(container).await.outcome, Outcome::Killed { signal: 9 });
+
+    let processes = bench.api.top_processes(&Bench::name(program), None).await.unwrap();
+    let (titles, rows) = (processes.titles.unwrap(), processes.processes.unwrap());
+    let column = titles.iter().position(|title| title == "PID").unwrap();
+    let row = rows.iter().find(|row| row.iter().any(|cell| cell.contains("outlive"))).unwrap();
+    let killed = Command::new("kill").args(["-KILL", &row[column]]).status().unwrap();
+    assert!(killed.success());
+    assert_eq!(bench.rig.fake.report_of(program).await.outcome, Outcome::Killed { signal: 9 });
     bench.end().await;
 }
 

@@ -14,8 +14,8 @@ use axum::{Json, Router};
 use jiff::Timestamp;
 use orca_proto::artifact::Artifact;
 use orca_proto::attempt::{
-    AttemptReport, Children, Dependencies, Received, Refused, RefusedKind, Report, Reported, Reports,
-    ReportsSettled, Settled, SignalQuery,
+    AttemptReport, AttemptStart, Children, Dependencies, Received, Refused, RefusedKind, Report, Reported,
+    Reports, ReportsSettled, Settled, SignalQuery,
 };
 use orca_proto::duration::Span;
 use orca_proto::ids::{ArtifactId, FencingToken, NodeId, TaskId};
@@ -47,6 +47,8 @@ pub(crate) struct Book {
     /// What the last renewal said.
     pub(crate) unwell: Option<String>,
     pub(crate) started: Vec<LeaseRef>,
+    /// Exactly which image each ran.
+    pub(crate) images: HashMap<LeaseRef, String>,
     pub(crate) progress: Vec<Progress>,
     pub(crate) logs: HashMap<LeaseRef, Vec<LogLine>>,
     pub(crate) reports: Vec<(LeaseRef, Report)>,
@@ -247,8 +249,14 @@ fn lease(Path((task, token)): Lease) -> LeaseRef {
     LeaseRef { task, token }
 }
 
-async fn start(State(fake): State<Fake>, at: Lease) -> StatusCode {
-    fake.change(|book| book.started.push(lease(at)));
+async fn start(State(fake): State<Fake>, at: Lease, Json(start): Json<AttemptStart>) -> StatusCode {
+    fake.change(|book| {
+        let lease = lease(at);
+        book.started.push(lease);
+        if let Some(image) = start.image {
+            book.images.insert(lease, image);
+        }
+    });
     StatusCode::NO_CONTENT
 }
 

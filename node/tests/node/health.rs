@@ -66,7 +66,7 @@ async fn a_node_whose_engine_hangs_takes_no_work_loses_none_and_comes_back() {
     let engine = Engine::start(place.path());
     let host = format!("unix://{}", engine.path.display());
     let bench =
-        Bench::set(Duration::from_secs(30), |settings| settings.runtime.docker_host = Some(host)).await;
+        Bench::with(Duration::from_secs(30), |settings| settings.runtime.docker_host = Some(host)).await;
     let running = bench.rig.grant(bench.task(&["count", "60"]));
     bench.rig.said(running, "line 1").await;
 

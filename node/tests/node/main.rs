@@ -1,7 +1,7 @@
 //! A whole node against a fake coordinator, with the real agent, on each runtime.
 //!
 //! `ORCA_AGENT_BINARY` names the static agent (`cargo xtask test` sets it); without it these tests fail. Those of
-//! [`docker`] need a Docker engine.
+//! [`docker`] and [`images`] need a Docker engine.
 
 #![expect(
     clippy::unwrap_used,
@@ -14,7 +14,9 @@ mod docker;
 mod egress;
 mod fake;
 mod health;
+mod images;
 mod process;
+mod registry;
 mod restart;
 mod rig;
 mod secrets;

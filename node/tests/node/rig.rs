@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use orca_node::{
-    CoordinatorSettings, EgressSettings, NodeError, NodeSettings, PlacementSettings, RuntimeKind,
-    RuntimeSettings, Secret,
+    CoordinatorSettings, EgressSettings, ImageSettings, NodeError, NodeSettings, PlacementSettings,
+    RuntimeKind, RuntimeSettings, Secret,
 };
 use orca_proto::duration::Span;
 use orca_proto::ids::{FencingToken, TaskId};
@@ -76,6 +76,7 @@ pub(crate) fn settings(fake: &Fake, state: &Path, kind: RuntimeKind) -> NodeSett
             slots: 4,
             queues: Vec::new(),
             labels: BTreeMap::new(),
+            gpus: 0,
             capacity: None,
         },
         runtime: RuntimeSettings {
@@ -87,6 +88,7 @@ pub(crate) fn settings(fake: &Fake, state: &Path, kind: RuntimeKind) -> NodeSett
             min_disk: 0,
         },
         egress: EgressSettings::default(),
+        images: ImageSettings::default(),
         state_dir: state.to_path_buf(),
         drain_timeout: Duration::from_secs(30),
         hurry: CancellationToken::new(),

@@ -8,7 +8,7 @@ use serde::de::DeserializeOwned;
 
 use super::{Client, ClientError, decode, send};
 use crate::attempt::{
-    Children, Dependencies, Received, Report, Reported, Reports, ReportsSettled, SignalQuery,
+    AttemptStart, Children, Dependencies, Received, Report, Reported, Reports, ReportsSettled, SignalQuery,
 };
 use crate::duration::Span;
 use crate::ids::NodeId;
@@ -63,9 +63,8 @@ impl Client {
     ///
     /// # Errors
     /// Any [`ClientError`].
-    pub async fn report_start(&self, lease: LeaseRef) -> Result<(), ClientError> {
-        let call = self.request(Method::POST, &path(lease, "start"));
-        send(call.json(&serde_json::json!({}))).await.map(drop)
+    pub async fn report_start(&self, lease: LeaseRef, start: AttemptStart) -> Result<(), ClientError> {
+        send(self.request(Method::POST, &path(lease, "start")).json(&start)).await.map(drop)
     }
 
     /// Says how far the attempt is.

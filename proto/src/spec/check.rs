@@ -257,8 +257,16 @@ fn resources(spec: &Resources, at: Pointer<'_>, errors: &mut Errors) {
     if !(8..=1_000_000).contains(&spec.pids) {
         fail(errors, at.field("pids"), "must lie between 8 and 1,000,000");
     }
-    if spec.tmp < Bytes::mib(1) || spec.tmp > Bytes(1 << 44) {
-        fail(errors, at.field("tmp"), "must lie between 1MiB and 16TiB");
+    for (name, size) in [("tmp", spec.tmp), ("disk", spec.disk), ("shm", spec.shm)] {
+        if size < Bytes::mib(1) || size > Bytes(1 << 44) {
+            fail(errors, at.field(name), "must lie between 1MiB and 16TiB");
+        }
+    }
+    if !(64..=1 << 20).contains(&spec.open_files) {
+        fail(errors, at.field("open_files"), "must lie between 64 and 1,048,576");
+    }
+    if spec.gpus > limits::GPUS {
+        fail(errors, at.field("gpus"), "must be at most 16");
     }
 }
 

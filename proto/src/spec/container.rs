@@ -77,10 +77,32 @@ pub struct Resources {
     /// Size of the writable `/tmp`; counts as memory where it is used. At least 1MiB.
     #[serde(skip_serializing_if = "Resources::usual_tmp")]
     pub tmp: Bytes,
+    /// What it may write into `$ORCA_DIR`, which lies on the node's disk: results and files to keep. At least 1MiB.
+    #[serde(skip_serializing_if = "Resources::usual_disk")]
+    pub disk: Bytes,
+    /// Size of `/dev/shm`; counts as memory where it is used. At least 1MiB.
+    #[serde(skip_serializing_if = "Resources::usual_shm")]
+    pub shm: Bytes,
+    /// Files that one process may hold open; 64 to 1,048,576. An engine cannot always give more than it has itself, so the
+    /// default is what any has.
+    #[serde(skip_serializing_if = "Resources::usual_open_files")]
+    pub open_files: u32,
+    /// Whole GPUs; at most 16. Only a node that offers so many takes the task.
+    #[serde(skip_serializing_if = "Resources::usual_gpus")]
+    pub gpus: u32,
 }
 
 impl Resources {
-    const USUAL: Self = Self { cpus: 1.0, memory: Bytes::mib(512), pids: 512, tmp: Bytes::mib(64) };
+    const USUAL: Self = Self {
+        cpus: 1.0,
+        memory: Bytes::mib(512),
+        pids: 512,
+        tmp: Bytes::mib(64),
+        disk: Bytes::mib(1024),
+        shm: Bytes::mib(64),
+        open_files: 16_384,
+        gpus: 0,
+    };
 
     fn usual_cpus(cpus: &f64) -> bool {
         *cpus == Self::USUAL.cpus
@@ -96,6 +118,22 @@ impl Resources {
 
     fn usual_tmp(tmp: &Bytes) -> bool {
         *tmp == Self::USUAL.tmp
+    }
+
+    fn usual_disk(disk: &Bytes) -> bool {
+        *disk == Self::USUAL.disk
+    }
+
+    fn usual_shm(shm: &Bytes) -> bool {
+        *shm == Self::USUAL.shm
+    }
+
+    fn usual_open_files(open_files: &u32) -> bool {
+        *open_files == Self::USUAL.open_files
+    }
+
+    fn usual_gpus(gpus: &u32) -> bool {
+        *gpus == Self::USUAL.gpus
     }
 }
 

@@ -2,6 +2,13 @@
 
 use std::collections::BTreeMap;
 
+/// The label of nodes that offer so many GPUs or more. A node with two has this one for 1 and for 2; a task that asks for GPUs
+/// requires the one with its number, so that none with fewer takes it.
+#[must_use]
+pub fn gpu_label(gpus: u32) -> String {
+    format!("gpus.{gpus}")
+}
+
 /// Whether a node with `labels` has what `wanted` (a task's `requires` or `prefers`) asks for.
 ///
 /// A wish is a value (the label has it), `*` (the label is there), `!value` (the label has another value or is absent) or

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
-use orca_proto::attempt::{Children, Report};
+use orca_proto::attempt::{AttemptStart, Children, Report};
 use orca_proto::log::{LogAppend, LogLine, Stream};
 use orca_proto::node::{Grant, LeaseRef};
 use orca_proto::plan::Plan;
@@ -131,7 +131,7 @@ impl Node {
         let progress = Progress { percent: Some(50.0), message: Some("half".to_owned()) };
         let request = patiently(Duration::ZERO, async {
             match verb {
-                "start" => client.report_start(lease).await,
+                "start" => client.report_start(lease, AttemptStart::default()).await,
                 _ => client.report_progress(lease, &progress).await,
             }
         });
@@ -147,7 +147,8 @@ impl Node {
 
     async fn impersonate(&self, impostor: &super::Coordinators, lease: LeaseRef) {
         let call = Call::Probe { verb: "start".to_owned(), why: Trespass::OthersLease, thing: None };
-        let request = patiently(Duration::ZERO, impostor.current().report_start(lease));
+        let request =
+            patiently(Duration::ZERO, impostor.current().report_start(lease, AttemptStart::default()));
         let _ = self.recorder.call(self.who(), call, request, |()| Answer::Done).await;
         let report = Report { outcome: Outcome::OutOfMemory, result: None, plan: None };
         let call = Call::Probe { verb: "report".to_owned(), why: Trespass::OthersLease, thing: None };

@@ -8,7 +8,7 @@ use orca_proto::duration::Span;
 use orca_proto::limits;
 use orca_proto::quantity::Bytes;
 use orca_proto::spec::{
-    EgressRule, Network, NewTask, OnChildFailure, OnDependencyFailure, Pull, Role, SecretFile,
+    EgressRule, Network, NewTask, OnChildFailure, OnDependencyFailure, Pull, Resources, Role, SecretFile,
 };
 
 use super::policy::PolicyArgs;
@@ -55,6 +55,24 @@ pub(in crate::command) struct TaskArgs {
     /// Processor cores, such as 0.5
     #[arg(long, value_parser = argument::cpus, allow_hyphen_values = true)]
     cpus: Option<f64>,
+    /// Whole GPUs; only a node that offers so many takes it
+    #[arg(long, value_name = "N", value_parser = argument::number::<u32>, allow_hyphen_values = true)]
+    gpus: Option<u32>,
+    /// Processes and threads
+    #[arg(long, value_name = "N", value_parser = argument::number::<u32>, allow_hyphen_values = true)]
+    pids: Option<u32>,
+    /// Files that one process may hold open
+    #[arg(long, value_name = "N", value_parser = argument::number::<u32>, allow_hyphen_values = true)]
+    open_files: Option<u32>,
+    /// Size of /tmp, such as 64MiB; counts as memory
+    #[arg(long, value_name = "SIZE", allow_hyphen_values = true)]
+    tmp: Option<Bytes>,
+    /// Size of /dev/shm, such as 64MiB; counts as memory
+    #[arg(long, value_name = "SIZE", allow_hyphen_values = true)]
+    shm: Option<Bytes>,
+    /// What it may write into $ORCA_DIR, such as 1GiB
+    #[arg(long, value_name = "SIZE", allow_hyphen_values = true)]
+    disk: Option<Bytes>,
     /// What the container may reach
     #[arg(long, value_enum)]
     network: Option<Reach>,
@@ -170,8 +188,7 @@ impl TaskArgs {
             task.input = json_argument::read(text, "--input", limits::INPUT)?;
         }
         task.secrets.clone_from(&self.secret);
-        task.resources.memory = self.memory.unwrap_or(task.resources.memory);
-        task.resources.cpus = self.cpus.unwrap_or(task.resources.cpus);
+        self.resources(&mut task.resources);
         if matches!(self.network, Some(Reach::Open)) {
             task.network = Network::Open;
         }
@@ -197,6 +214,18 @@ impl TaskArgs {
                 .map_err(|error| Failure::file(format!("cannot read {}", file.path.display()), &error))?;
         }
         Ok((task, self.artifact.clone()))
+    }
+
+    fn resources(&self, resources: &mut Resources) {
+        let Resources { cpus, memory, pids, tmp, disk, shm, open_files, gpus } = resources;
+        *cpus = self.cpus.unwrap_or(*cpus);
+        *memory = self.memory.unwrap_or(*memory);
+        *pids = self.pids.unwrap_or(*pids);
+        *tmp = self.tmp.unwrap_or(*tmp);
+        *disk = self.disk.unwrap_or(*disk);
+        *shm = self.shm.unwrap_or(*shm);
+        *open_files = self.open_files.unwrap_or(*open_files);
+        *gpus = self.gpus.unwrap_or(*gpus);
     }
 
     fn container(&self, task: &mut NewTask) {
@@ -267,6 +296,18 @@ mod tests {
             "64MiB",
             "--cpus",
             "0.5",
+            "--gpus",
+            "2",
+            "--pids",
+            "64",
+            "--open-files",
+            "1024",
+            "--tmp",
+            "8MiB",
+            "--shm",
+            "16MiB",
+            "--disk",
+            "2GiB",
             "--network",
             "open",
             "--max-attempts",
@@ -290,7 +331,17 @@ mod tests {
         assert_eq!(task.container.command, ["sh", "-c", "exit 0"]);
         assert_eq!(task.container.env.get("A").map(String::as_str), Some("b=c"));
         assert_eq!(task.input, serde_json::json!({"x": 1}));
-        assert_eq!((task.resources.memory, &task.network), (Bytes::mib(64), &Network::Open));
+        let resources = Resources {
+            cpus: 0.5,
+            memory: Bytes::mib(64),
+            pids: 64,
+            tmp: Bytes::mib(8),
+            disk: Bytes::mib(2048),
+            shm: Bytes::mib(16),
+            open_files: 1_024,
+            gpus: 2,
+        };
+        assert_eq!((&task.resources, &task.network), (&resources, &Network::Open));
         assert_eq!((task.retry.max_attempts, task.timeouts.start_to_close), (2, Span::secs(120)));
         assert_eq!(task.on_child_failure, OnChildFailure::Continue);
         let secrets: Vec<_> = task.secrets.iter().map(|one| (one.name.as_str(), one.file())).collect();

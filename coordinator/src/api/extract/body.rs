@@ -180,6 +180,25 @@ impl FromRequest<Api> for NoBody {
 #[serde(deny_unknown_fields)]
 struct Nothing {}
 
+/// A small JSON body that may be left out.
+pub(crate) struct OptionalJson<T>(pub(crate) T);
+
+impl<T: serde::de::DeserializeOwned + Default> FromRequest<Api> for OptionalJson<T> {
+    type Rejection = Refusal;
+
+    async fn from_request(request: Request, api: &Api) -> Result<Self, Refusal> {
+        const LIMIT: usize = 16 << 10;
+        let (parts, body) = request.into_parts();
+        refuse_encoded(&parts.headers)?;
+        let bytes = read(&parts, body, LIMIT, api).await?.bytes;
+        if bytes.is_empty() {
+            return Ok(Self(T::default()));
+        }
+        super::json::require_json(&parts.headers)?;
+        super::json::parse(&bytes).map(Self)
+    }
+}
+
 /// The bytes of a file as they arrive: `application/octet-stream`.
 pub(crate) struct Upload(Body);
 

@@ -6,7 +6,7 @@ mod json;
 mod path;
 mod query;
 
-pub(crate) use body::{NoBody, Upload};
+pub(crate) use body::{NoBody, OptionalJson, Upload};
 pub(crate) use headers::{IdempotencyKey, LastEventId};
 pub(crate) use json::Json;
 pub(crate) use path::{LeasePath, Path};

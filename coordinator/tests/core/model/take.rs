@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use orca_coordinator::app::Error;
-use orca_proto::attempt::{AttemptReport, Children, RefusedKind, Report, Reports, Settled};
+use orca_proto::attempt::{AttemptReport, AttemptStart, Children, RefusedKind, Report, Reports, Settled};
 use orca_proto::duration::Span;
 use orca_proto::node::{ClaimRequest, LeaseRef, RenewRequest};
 use orca_proto::plan::Batch;
@@ -199,7 +199,9 @@ impl World {
         let Some(of) = self.running(lease_of) else { return };
         let app = self.app(at);
         let held = self.tasks[of].held.as_mut().expect("it runs");
-        app.attempt_start(&self.nodes[held.node].who, lease(&held.grant)).await.unwrap();
+        app.attempt_start(&self.nodes[held.node].who, lease(&held.grant), AttemptStart::default())
+            .await
+            .unwrap();
         held.started = true;
     }
 
@@ -264,7 +266,7 @@ impl World {
         let report = report_of(How::Success, 0);
         let answer = self.send(at, node, lease, report, lease.token.0 % 2 == 0).await;
         assert_eq!(answer, Err(Kind::LeaseLost), "3: a stale token is refused");
-        let started = self.app(at).attempt_start(&self.nodes[node].who, lease).await;
+        let started = self.app(at).attempt_start(&self.nodes[node].who, lease, AttemptStart::default()).await;
         assert_eq!(
             started.map_err(|error| error.problem().kind),
             Err(Kind::LeaseLost),

@@ -70,11 +70,17 @@ pub(super) async fn logs(State(session): State<Arc<Session>>, request: Request) 
             Problem::validation(vec![FieldError::new("/lines", "has more than 5,000 entries")]).into()
         );
     }
+    let start = session.log_start;
     for line in &mut lines.value.lines {
         session.redactor.redact(&mut line.text);
+        // What is below 0 stays so, and is refused.
+        if line.seq >= 0 {
+            line.seq = line.seq.saturating_add(start);
+        }
     }
     let call = || session.node.client().append_logs(session.lease.lease, &lines.value);
-    Ok(Json(relay(&session, call).await?))
+    let ack = relay(&session, call).await?;
+    Ok(Json(LogAck { next_seq: ack.next_seq.saturating_sub(start).max(0) }))
 }
 
 pub(super) async fn children(

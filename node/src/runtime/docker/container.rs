@@ -1,14 +1,14 @@
 //! Containers: create and start, wait, look, kill, remove, sweep.
 
 use std::collections::{HashMap, HashSet};
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bollard::errors::Error;
-use bollard::models::{ContainerStateStatusEnum, ContainerSummary};
+use bollard::models::{ContainerStateStatusEnum, ContainerSummary, EventMessage};
 use bollard::query_parameters::{
-    CreateContainerOptionsBuilder, InspectContainerOptions, KillContainerOptionsBuilder,
-    ListContainersOptionsBuilder, LogsOptionsBuilder, RemoveContainerOptionsBuilder, StartContainerOptions,
-    WaitContainerOptions,
+    CreateContainerOptionsBuilder, EventsOptionsBuilder, InspectContainerOptions,
+    KillContainerOptionsBuilder, ListContainersOptionsBuilder, LogsOptionsBuilder,
+    RemoveContainerOptionsBuilder, StartContainerOptions, WaitContainerOptions,
 };
 use futures_util::{StreamExt, TryStreamExt};
 use orca_proto::spec::Network;
@@ -23,6 +23,8 @@ const STATE: &str = "orca.state";
 const SIGNALLED: i64 = 128;
 /// How long a removal that is already under way is followed.
 const REMOVAL: Duration = Duration::from_secs(60);
+/// How long ago a signal may have been sent that ended a container just now.
+const KILL: Duration = Duration::from_secs(60);
 
 impl Docker {
     pub(super) async fn start_container(&self, launch: &Launch) -> Result<(), Fault> {
@@ -95,7 +97,29 @@ impl Docker {
             self.api.logs(name, Some(options)).map_ok(|line| line.to_string()).try_collect::<String>();
         let said = within(LOOK, "logs", lines).await.unwrap_or_default();
         let said = last_words(&said);
-        PostMortem { out_of_memory: state.and_then(|state| state.oom_killed).unwrap_or_default(), said }
+        let out_of_memory = state.and_then(|state| state.oom_killed).unwrap_or_default();
+        // The engine says that the kernel killed something for memory, but not that this ended the container.
+        let killed_by = if out_of_memory { self.sent_kill(name).await } else { None };
+        PostMortem { out_of_memory, killed_by, said }
+    }
+
+    /// SIGKILL, if the engine remembers that somebody had it sent. It remembers its last few hundred events.
+    async fn sent_kill(&self, name: &str) -> Option<i32> {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).ok()?.as_secs();
+        let kills = HashMap::from([
+            ("container".to_owned(), vec![name.to_owned()]),
+            ("event".to_owned(), vec!["kill".to_owned()]),
+        ]);
+        let since = now.saturating_sub(KILL.as_secs()).to_string();
+        let options =
+            EventsOptionsBuilder::new().since(&since).until(&(now + 1).to_string()).filters(&kills).build();
+        let events = self.api.events(Some(options)).try_collect::<Vec<_>>();
+        let events = within(LOOK, "events", events).await.ok()?;
+        let is_kill = |event: &EventMessage| {
+            let sent = event.actor.as_ref()?.attributes.as_ref()?.get("signal")?;
+            matches!(sent.as_str(), "9" | "SIGKILL" | "KILL").then_some(9)
+        };
+        events.iter().find_map(is_kill)
     }
 
     pub(super) async fn kill_container(&self, name: &str, signal: Signal) -> Result<(), Fault> {

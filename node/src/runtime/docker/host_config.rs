@@ -5,27 +5,23 @@ use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
 use bollard::models::{
-    ContainerCreateBody, HealthConfig, HostConfig, HostConfigLogConfig, Mount, MountType, ResourcesUlimits,
-    RestartPolicy, RestartPolicyNameEnum,
+    ContainerCreateBody, DeviceRequest, HealthConfig, HostConfig, HostConfigLogConfig, Mount, MountType,
+    ResourcesUlimits, RestartPolicy, RestartPolicyNameEnum,
 };
 use orca_proto::agent::{env, files};
 use orca_proto::limits;
 use orca_proto::spec::{Network, Resources};
 
-use crate::runtime::{Launch, attempt_dir_bytes};
+use crate::runtime::Launch;
 
 /// The attempt's directory inside a container.
 const INSIDE: &str = "/orca";
-/// Files that one process may hold open. An engine cannot always give more than it has itself, so this is what any has.
-const OPEN_FILES: i64 = 16_384;
 /// Volumes that an image may declare.
 const VOLUMES: usize = 32;
 /// Memory for secrets, in bytes: what they may take, each rounded up to pages.
 const SECRETS: usize = 2 * limits::SECRETS_BYTES;
 /// Files in it, and itself.
 const SECRET_FILES: usize = 2 * limits::SECRETS;
-/// Most of the memory that `/dev/shm` may take, in bytes.
-const SHARED_MEMORY: u64 = 64 << 20;
 
 /// Where things are for the engine, which may run on the other side of a mount.
 pub(super) struct Sources {
@@ -57,7 +53,8 @@ pub(super) fn body(launch: &Launch, sources: &Sources) -> ContainerCreateBody {
 }
 
 fn host_config(launch: &Launch, sources: &Sources) -> HostConfig {
-    let Resources { cpus, memory, pids, tmp } = launch.resources;
+    // The GPUs are those that the node set apart.
+    let Resources { cpus, memory, pids, tmp, disk, shm, open_files, gpus: _ } = launch.resources;
     let bytes = |amount: u64| i64::try_from(amount).unwrap_or(i64::MAX);
     let ulimit = |name: &str, limit| ResourcesUlimits {
         name: Some(name.into()),
@@ -71,12 +68,13 @@ fn host_config(launch: &Launch, sources: &Sources) -> HostConfig {
         nano_cpus: Some(nano_cpus(cpus)),
         pids_limit: Some(i64::from(pids)),
         ulimits: Some(vec![
-            ulimit("nofile", OPEN_FILES),
+            ulimit("nofile", i64::from(open_files)),
             ulimit("core", 0),
             // Nothing that it may write to holds more.
-            ulimit("fsize", bytes(attempt_dir_bytes(&launch.resources))),
+            ulimit("fsize", bytes(tmp.0.max(disk.0).max(shm.0))),
         ]),
-        shm_size: Some(bytes(tmp.0.min(SHARED_MEMORY))),
+        shm_size: Some(bytes(shm.0)),
+        device_requests: gpus(launch.gpus.numbers()),
         // What a task may reach by name, it reaches through its node.
         network_mode: Some(match launch.network {
             Network::Open => "bridge".into(),
@@ -102,6 +100,17 @@ fn host_config(launch: &Launch, sources: &Sources) -> HostConfig {
         mounts: Some(mounts(sources)),
         ..HostConfig::default()
     }
+}
+
+/// The NVIDIA runtime's way to name GPUs; nothing where there are none to name.
+fn gpus(numbers: &[u32]) -> Option<Vec<DeviceRequest>> {
+    let request = DeviceRequest {
+        driver: Some("nvidia".into()),
+        device_ids: Some(numbers.iter().map(u32::to_string).collect()),
+        capabilities: Some(vec![vec!["gpu".into()]]),
+        ..DeviceRequest::default()
+    };
+    (!numbers.is_empty()).then(|| vec![request])
 }
 
 #[expect(clippy::cast_possible_truncation, reason = "validated to lie between 0.01 and 1024")]
@@ -165,13 +174,24 @@ mod tests {
 
     use super::*;
     use crate::runtime::Image;
+    use crate::runtime::gpus::{GpuPool, Gpus};
 
     fn launch(network: Network) -> Launch {
         Launch {
             name: "orca-t-1-1".into(),
-            image: Image { id: "sha256:abc".into(), command: vec![], volumes: vec!["/data/".into()] },
+            image: Image { id: "sha256:abc".into(), volumes: vec!["/data/".into()], ..Image::default() },
             user: Some("1000".into()),
-            resources: Resources { cpus: 0.5, memory: Bytes::mib(64), pids: 32, tmp: Bytes::mib(8) },
+            resources: Resources {
+                cpus: 0.5,
+                memory: Bytes::mib(64),
+                pids: 32,
+                tmp: Bytes::mib(8),
+                disk: Bytes::mib(16),
+                shm: Bytes::mib(4),
+                open_files: 1_024,
+                gpus: 0,
+            },
+            gpus: Gpus::default(),
             network,
             directory: "/s/attempts/t-1".into(),
             artifacts: vec![],
@@ -192,6 +212,18 @@ mod tests {
     fn a_container_is_told_exactly_this_and_nothing_more() {
         let told = serde_json::to_value(body(&launch(Network::None), &sources())).unwrap();
         insta::assert_json_snapshot!(told);
+    }
+
+    #[tokio::test]
+    async fn gpus_are_named_one_by_one_and_change_nothing_else() {
+        let without = host_config(&launch(Network::None), &sources());
+        assert_eq!(without.device_requests, None);
+        let mut launch = launch(Network::None);
+        launch.gpus = GpuPool::new(2).take(2).await.unwrap();
+        let with = host_config(&launch, &sources());
+        let request = &with.device_requests.clone().unwrap()[0];
+        assert_eq!(request.device_ids.as_deref(), Some(&["0".to_owned(), "1".to_owned()][..]));
+        assert_eq!(HostConfig { device_requests: None, ..with }, without);
     }
 
     #[test]

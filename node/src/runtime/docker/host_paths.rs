@@ -48,6 +48,11 @@ impl HostPaths {
         Ok(paths)
     }
 
+    /// Whether a path means the same here and there.
+    pub(super) fn are_the_engines(&self) -> bool {
+        self.mounts.is_empty()
+    }
+
     /// The engine's path of `path`: below the deepest mount that holds it. `None` if the engine cannot see it.
     pub(super) fn translate(&self, path: &Path) -> Option<PathBuf> {
         if self.mounts.is_empty() {

@@ -1,188 +1,112 @@
-//! Images: look, pull by the task's policy, and tell a wrong reference from a network that fails.
+//! Images: what a node may run, whether the engine holds it, and by the task's policy where it comes from.
 
-use std::sync::{Arc, PoisonError};
-use std::time::Duration;
-
-use bollard::query_parameters::CreateImageOptionsBuilder;
-use futures_util::TryStreamExt;
+use orca_proto::image::ImageReference;
 use orca_proto::spec::{ContainerSpec, Pull};
 
-use super::{CallError, Docker, LOOK, within};
-use crate::runtime::{Fault, Image};
-
-/// The longest that one pull may take.
-const PULL: Duration = Duration::from_secs(20 * 60);
-/// Waits before another try of a pull that the network broke. Few: the coordinator tries again too, with longer waits.
-const BACKOFF: [Duration; 1] = [Duration::from_millis(500)];
+use super::pull::Flight;
+use super::{Docker, LOOK, within};
+use crate::runtime::{Fault, Image, News};
 
 impl Docker {
-    pub(super) async fn ensure_image(&self, spec: &ContainerSpec) -> Result<Image, Fault> {
-        let image = spec.image.as_str();
-        if spec.pull != Pull::Always
-            && let Some(found) = self.inspect_image(image).await?
-        {
-            return Ok(found);
-        }
-        if spec.pull == Pull::Never {
+    pub(super) async fn ensure_image(&self, spec: &ContainerSpec, news: &News) -> Result<Image, Fault> {
+        let text = spec.image.as_str();
+        let reference: ImageReference =
+            text.parse().map_err(|error| Fault::Rejected(format!("the image {text:?} {error}")))?;
+        if !self.allowed.allows(&reference) {
             return Err(Fault::Rejected(format!(
-                "this node does not hold the image {image}, and the task says never to pull it"
+                "this node runs none but certain images, and {reference} is not among them (--allow-image)"
             )));
         }
-        let turn = self.pull_turn(image);
-        let pulled = {
-            let _turn = turn.lock().await;
-            // Whoever had the turn before may have pulled it.
-            match self.inspect_image(image).await? {
-                Some(found) if spec.pull == Pull::Missing => Ok(found),
-                _ => self.pull(image).await,
+        // Always the name in full: an engine reads a short one as the beginning of an id, too.
+        let name = reference.to_string();
+        let hold = self.store.hold(&name).await;
+        let mut image = if spec.pull == Pull::Always { None } else { look_up(&self.api, &name).await? };
+        if image.is_none() {
+            if spec.pull == Pull::Never {
+                return Err(Fault::Rejected(format!(
+                    "this node does not hold the image {text}, and the task says never to pull it"
+                )));
             }
-        };
-        drop(turn);
-        self.end_pull_turn(image);
-        pulled
-    }
-
-    fn pull_turn(&self, image: &str) -> Arc<tokio::sync::Mutex<()>> {
-        let mut pulls = self.pulls.lock().unwrap_or_else(PoisonError::into_inner);
-        pulls.retain(|_, turn| Arc::strong_count(turn) > 1);
-        Arc::clone(pulls.entry(image.to_owned()).or_default())
-    }
-
-    fn end_pull_turn(&self, image: &str) {
-        let mut pulls = self.pulls.lock().unwrap_or_else(PoisonError::into_inner);
-        if pulls.get(image).is_some_and(|turn| Arc::strong_count(turn) == 1) {
-            pulls.remove(image);
+            let flight = self.pulls.join(&reference)?;
+            follow(&flight, text, news).await?;
+            image = look_up(&self.api, &name).await?;
         }
+        let mut image = image
+            .ok_or_else(|| Fault::Engine(format!("{text} was pulled, and somebody removed it at once")))?;
+        image.digest = Some(digest(&reference, &image));
+        image.hold = Some(hold);
+        Ok(image)
     }
+}
 
-    async fn pull(&self, image: &str) -> Result<Image, Fault> {
-        let mut waits = BACKOFF.into_iter();
+/// Waits for a pull and passes on how far it is.
+async fn follow(flight: &Flight, text: &str, news: &News) -> Result<(), Fault> {
+    let mut heard = flight.news.clone();
+    let telling = async {
         loop {
-            tracing::info!(image, "pulling");
-            let Err(error) = within(PULL, "the pull", self.pull_once(image)).await else { break };
-            let fault = pull_fault(image, &error);
-            match (&fault, waits.next()) {
-                (Fault::Engine(why), Some(wait)) => {
-                    tracing::warn!(image, why, "the pull failed; trying again");
-                    tokio::time::sleep(wait).await;
-                }
-                _ => return Err(fault),
+            let how_far = heard.borrow_and_update().to_string();
+            news.send_replace(format!("pulling {text}: {how_far}"));
+            if heard.changed().await.is_err() {
+                std::future::pending::<()>().await;
             }
         }
-        self.inspect_image(image)
-            .await?
-            .ok_or_else(|| Fault::Engine(format!("the engine pulled {image}, but does not hold it")))
-    }
-
-    async fn pull_once(&self, image: &str) -> Result<(), bollard::errors::Error> {
-        let mut options = CreateImageOptionsBuilder::new().from_image(image);
-        // Without a tag an engine would fetch every tag that there is.
-        if !has_tag_or_digest(image) {
-            options = options.tag("latest");
-        }
-        self.api.create_image(Some(options.build()), None, None).try_for_each(|_| async { Ok(()) }).await
-    }
-
-    async fn inspect_image(&self, image: &str) -> Result<Option<Image>, Fault> {
-        let found = match within(LOOK, "image inspect", self.api.inspect_image(image)).await {
-            Ok(found) => found,
-            Err(error) if error.code() == Some(404) => return Ok(None),
-            Err(error) if error.code() == Some(400) => {
-                return Err(Fault::Rejected(format!("{image} is no image: {error}")));
-            }
-            Err(error) => return Err(error.into()),
-        };
-        let config = found.config.unwrap_or_default();
-        let mut command = config.entrypoint.unwrap_or_default();
-        command.extend(config.cmd.unwrap_or_default());
-        Ok(Some(Image {
-            id: found.id.unwrap_or_else(|| image.to_owned()),
-            command,
-            volumes: config.volumes.unwrap_or_default(),
-        }))
-    }
-}
-
-fn has_tag_or_digest(image: &str) -> bool {
-    let name = image.rsplit('/').next().unwrap_or(image);
-    name.contains(':') || name.contains('@')
-}
-
-/// A pull that cannot succeed anywhere is the task's fault; one that the network or the registry broke is not.
-fn pull_fault(image: &str, error: &CallError) -> Fault {
-    const NETWORK: [&str; 13] = [
-        "dial tcp",
-        "no such host",
-        "timeout",
-        "timed out",
-        "deadline",
-        "refused",
-        "reset",
-        "tls:",
-        "eof",
-        "x509",
-        "misbehaving",
-        "toomanyrequests",
-        "unavailable",
-    ];
-    const WRONG: [&str; 10] = [
-        "not found",
-        "manifest unknown",
-        "name unknown",
-        "name invalid",
-        "access denied",
-        "unauthorized",
-        "denied:",
-        "invalid reference",
-        "no matching manifest",
-        "unsupported",
-    ];
-    let CallError::Status { code, message } = error else {
-        return Fault::Engine(format!("cannot pull {image}: {error}"));
     };
-    let text = message.to_lowercase();
-    let network = NETWORK.iter().any(|sign| text.contains(sign));
-    let wrong = matches!(code, 400 | 401 | 403 | 404) || WRONG.iter().any(|sign| text.contains(sign));
-    let why = format!("cannot pull {image}: {message}");
-    if wrong && !network { Fault::Rejected(why) } else { Fault::Engine(why) }
+    tokio::select! {
+        ended = flight.end() => ended,
+        () = telling => Ok(()),
+    }
+}
+
+/// What the registry calls exactly this image, or else what the engine calls it.
+fn digest(reference: &ImageReference, image: &Image) -> String {
+    let of_this = |digest: &&String| {
+        digest.parse::<ImageReference>().is_ok_and(|known| {
+            (&known.host, &known.path) == (&reference.host, &reference.path)
+                && (reference.digest.is_none() || known.digest == reference.digest)
+        })
+    };
+    image.digests.iter().find(of_this).cloned().unwrap_or_else(|| image.id.clone())
+}
+
+/// What the engine holds under this name, if anything.
+pub(super) async fn look_up(api: &bollard::Docker, name: &str) -> Result<Option<Image>, Fault> {
+    let found = match within(LOOK, "image inspect", api.inspect_image(name)).await {
+        Ok(found) => found,
+        Err(error) if error.code() == Some(404) => return Ok(None),
+        Err(error) if error.code() == Some(400) => {
+            return Err(Fault::Rejected(format!("{name} is no image: {error}")));
+        }
+        Err(error) => return Err(error.into()),
+    };
+    let config = found.config.unwrap_or_default();
+    let mut command = config.entrypoint.unwrap_or_default();
+    command.extend(config.cmd.unwrap_or_default());
+    Ok(Some(Image {
+        id: found.id.unwrap_or_else(|| name.to_owned()),
+        command,
+        volumes: config.volumes.unwrap_or_default(),
+        digests: found.repo_digests.unwrap_or_default(),
+        digest: None,
+        hold: None,
+    }))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn fault(code: u16, message: &str) -> Fault {
-        pull_fault("a/b:c", &CallError::Status { code, message: message.into() })
-    }
-
     #[test]
-    fn a_wrong_reference_is_rejected_and_a_broken_network_is_not() {
-        for (code, message) in [
-            (404, "pull access denied for a/b, repository does not exist or may require 'docker login'"),
-            (404, "manifest for a/b:c not found: manifest unknown: manifest unknown"),
-            (500, "Head https://r/v2/a/b/manifests/c: unauthorized: authentication required"),
-            (500, "no matching manifest for linux/arm64 in the manifest list entries"),
-        ] {
-            assert!(matches!(fault(code, message), Fault::Rejected(_)), "{message}");
-        }
-        for (code, message) in [
-            (
-                500,
-                "Get \"https://registry-1.docker.io/v2/\": dial tcp: lookup registry-1.docker.io: no such host",
-            ),
-            (500, "Get \"https://r/v2/\": net/http: TLS handshake timeout"),
-            (500, "toomanyrequests: You have reached your pull rate limit"),
-            (500, "something new"),
-        ] {
-            assert!(matches!(fault(code, message), Fault::Engine(_)), "{message}");
-        }
-    }
-
-    #[test]
-    fn a_port_is_not_a_tag() {
-        assert!(!has_tag_or_digest("localhost:5000/tool"));
-        assert!(has_tag_or_digest("localhost:5000/tool:1"));
-        assert!(has_tag_or_digest("tool@sha256:0"));
-        assert!(!has_tag_or_digest("debian"));
+    fn the_registrys_digest_of_the_very_repository_is_told_before_the_engines_id() {
+        let digest_of = |letter: &str| format!("sha256:{}", letter.repeat(64));
+        let (a, b) = (digest_of("a"), digest_of("b"));
+        let image = Image {
+            id: digest_of("c"),
+            digests: vec![format!("mirror.example/debian@{b}"), format!("debian@{a}")],
+            ..Image::default()
+        };
+        let told = |text: &str| digest(&text.parse().unwrap(), &image);
+        assert_eq!(told("debian:12"), format!("debian@{a}"));
+        assert_eq!(told("mirror.example/debian"), format!("mirror.example/debian@{b}"));
+        assert_eq!(told("other/debian"), image.id);
     }
 }

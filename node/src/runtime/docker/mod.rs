@@ -3,14 +3,20 @@
 //! Every call has a deadline. An engine that does not answer ([`Fault::Silent`]) may still do what it was asked to, so
 //! nothing is concluded from silence.
 
+mod allow_list;
 mod container;
 mod host_config;
 mod host_paths;
 mod image;
+pub(super) mod image_store;
+mod pull;
+mod pull_news;
+mod registry_auth;
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 use std::future::Future;
-use std::sync::{Arc, Mutex};
+use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bollard::errors::Error;
@@ -18,10 +24,15 @@ use futures_util::future::BoxFuture;
 use orca_proto::spec::ContainerSpec;
 use tokio::sync::Semaphore;
 
+use self::allow_list::AllowList;
 use self::host_paths::HostPaths;
-use super::{Exit, Fault, Image, Launch, PostMortem, Runtime, Signal};
+use self::image::look_up;
+use self::image_store::ImageStore;
+use self::pull::Pulls;
+use self::registry_auth::RegistryAuth;
+use super::{Exit, Fault, Image, Launch, News, PostMortem, Runtime, Signal};
 use crate::NodeError;
-use crate::settings::NodeSettings;
+use crate::settings::{ImageGcSettings, NodeSettings};
 use crate::state_dir::StateDir;
 
 /// Where the engine is unless the settings say otherwise.
@@ -40,12 +51,14 @@ pub(crate) struct Docker {
     api: bollard::Docker,
     description: String,
     paths: HostPaths,
-    agent_dir: std::path::PathBuf,
+    agent_dir: PathBuf,
     state_id: String,
     allow_network: bool,
     creates: Semaphore,
-    /// One pull per image at a time.
-    pulls: Mutex<HashMap<String, Arc<tokio::sync::Mutex<()>>>>,
+    allowed: AllowList,
+    pulls: Pulls,
+    store: Arc<ImageStore>,
+    gc: Option<ImageGcSettings>,
 }
 
 impl Docker {
@@ -71,7 +84,24 @@ impl Docker {
             version.api_version.unwrap_or_default()
         );
         let paths = HostPaths::discover(&api, state.root()).await?;
+        let images = &settings.images;
+        let allowed = AllowList::read(&images.allow).map_err(|pattern| NodeError::Setting {
+            setting: "--allow-image",
+            why: format!("has {pattern:?}, which is no pattern of images such as debian:* or registry.example.com/team/*"),
+        })?;
+        let auth = images.registry_auth.as_deref().map(RegistryAuth::read).transpose()?.unwrap_or_default();
+        let info = within(LOOK, "info", api.info()).await.map_err(|fault| absent(fault.to_string()))?;
+        warn_of_no_seccomp(info.security_options.as_deref().unwrap_or_default());
+        let disk = info.docker_root_dir.and_then(|root| image_disk(&paths, host, state, root.into()));
+        if images.gc.as_ref().is_some_and(|gc| gc.min_free > 0.0) && disk.is_none() {
+            tracing::info!("the engine's disk cannot be seen from here: images are removed by age alone");
+        }
+        let store = Arc::new(ImageStore::open(state.images(), disk));
         Ok(Self {
+            allowed,
+            pulls: Pulls::new(api.clone(), auth, images.pull, Arc::clone(&store)),
+            store,
+            gc: images.gc,
             api,
             description,
             paths,
@@ -79,7 +109,6 @@ impl Docker {
             state_id: state.id().to_string(),
             allow_network: settings.runtime.allow_network,
             creates: Semaphore::new(CREATES),
-            pulls: Mutex::new(HashMap::new()),
         })
     }
 }
@@ -93,8 +122,8 @@ impl Runtime for Docker {
         Box::pin(async { Ok(within(PING, "ping", self.api.ping()).await.map(drop)?) })
     }
 
-    fn image<'a>(&'a self, spec: &'a ContainerSpec) -> BoxFuture<'a, Result<Image, Fault>> {
-        Box::pin(self.ensure_image(spec))
+    fn image<'a>(&'a self, spec: &'a ContainerSpec, news: &'a News) -> BoxFuture<'a, Result<Image, Fault>> {
+        Box::pin(self.ensure_image(spec, news))
     }
 
     fn start<'a>(&'a self, launch: &'a Launch) -> BoxFuture<'a, Result<(), Fault>> {
@@ -127,6 +156,37 @@ impl Runtime for Docker {
 
     fn sweep<'a>(&'a self, but: &'a HashSet<String>) -> BoxFuture<'a, Result<usize, Fault>> {
         Box::pin(self.sweep_containers(but))
+    }
+
+    fn tidy(&self) -> BoxFuture<'_, ()> {
+        Box::pin(async {
+            if let Some(gc) = &self.gc {
+                self.store.collect(&self.api, gc).await;
+            }
+        })
+    }
+}
+
+/// A path here on the file system where the engine keeps its images, if there is one: the engine's own directory where the node
+/// runs beside it, or the state directory where that is a volume of the same engine.
+fn image_disk(paths: &HostPaths, host: &str, state: &StateDir, root: PathBuf) -> Option<PathBuf> {
+    if !host.starts_with("unix://") && !host.starts_with('/') {
+        return None;
+    }
+    let own = state.root().to_path_buf();
+    if paths.are_the_engines() {
+        return root.is_dir().then_some(root);
+    }
+    paths.translate(&own).filter(|there| there.starts_with(&root)).map(|_| own)
+}
+
+/// Containers have the engine's own profile; one that filters nothing is worth a word.
+fn warn_of_no_seccomp(options: &[String]) {
+    let profile = options.iter().find(|option| option.contains("name=seccomp"));
+    if profile.is_none_or(|option| option.contains("unconfined")) {
+        tracing::warn!(
+            "the engine does not filter the system calls of containers (seccomp); tasks reach all of the kernel"
+        );
     }
 }
 

@@ -1,10 +1,11 @@
 //! The rules for what a task runs.
 
 use super::{Errors, Pointer, fail};
+use crate::image::ImageReference;
 use crate::spec::ContainerSpec;
 
 pub(super) fn container(spec: &ContainerSpec, at: Pointer<'_>, errors: &mut Errors) {
-    if !image_reference(&spec.image) {
+    if spec.image.parse::<ImageReference>().is_err() {
         fail(errors, at.field("image"), "is not an OCI image reference such as debian:bookworm-slim");
     }
     let argument_bytes: usize = spec.command.iter().map(String::len).sum();
@@ -42,56 +43,4 @@ pub(super) fn container(spec: &ContainerSpec, at: Pointer<'_>, errors: &mut Erro
     {
         fail(errors, at.field("workdir"), "must be an absolute path");
     }
-}
-
-/// Whether `text` follows the reference grammar of the OCI distribution specification:
-/// `[host[:port]/]path[:tag][@digest]`.
-pub(super) fn image_reference(text: &str) -> bool {
-    if text.is_empty() || text.len() > 512 {
-        return false;
-    }
-    let (rest, digest) = match text.split_once('@') {
-        Some((rest, digest)) => (rest, Some(digest)),
-        None => (text, None),
-    };
-    if let Some(digest) = digest {
-        let Some((algorithm, hex)) = digest.split_once(':') else { return false };
-        let hex_ok = hex.len() >= 32 && hex.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b));
-        if algorithm.is_empty()
-            || !algorithm.bytes().all(|b| b.is_ascii_alphanumeric() || b"+._-".contains(&b))
-            || !hex_ok
-        {
-            return false;
-        }
-    }
-    let last_slash = rest.rfind('/').map_or(0, |i| i + 1);
-    let (path, tag) = match rest[last_slash..].find(':') {
-        Some(colon) => (&rest[..last_slash + colon], Some(&rest[last_slash + colon + 1..])),
-        None => (rest, None),
-    };
-    if let Some(tag) = tag {
-        let mut bytes = tag.bytes();
-        let first = bytes.next().is_some_and(|b| b.is_ascii_alphanumeric() || b == b'_');
-        if !first || tag.len() > 128 || !bytes.all(|b| b.is_ascii_alphanumeric() || b"._-".contains(&b)) {
-            return false;
-        }
-    }
-    let mut parts = path.split('/');
-    if let Some((host, rest)) = path.split_once('/')
-        && (host.contains(['.', ':']) || host == "localhost")
-    {
-        parts = rest.split('/');
-        let edge = |b: Option<u8>| b.is_some_and(|b| b.is_ascii_alphanumeric() || b"[]".contains(&b));
-        if !edge(host.bytes().next())
-            || !edge(host.bytes().last())
-            || !host.bytes().all(|b| b.is_ascii_alphanumeric() || b".-:[]".contains(&b))
-        {
-            return false;
-        }
-    }
-    parts.all(|part| {
-        let edge = |b: Option<u8>| b.is_some_and(|b| b.is_ascii_lowercase() || b.is_ascii_digit());
-        let inner = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b"._-".contains(&b);
-        edge(part.bytes().next()) && edge(part.bytes().last()) && part.bytes().all(inner)
-    })
 }

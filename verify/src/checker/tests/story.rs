@@ -122,6 +122,7 @@ impl Story {
             node_name: "node".into(),
             granted_at: when(from),
             started_at: Some(when(from + 1)),
+            image: None,
             ended_at: Some(when(to)),
             outcome: Some(outcome),
         });
