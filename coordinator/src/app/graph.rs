@@ -108,7 +108,7 @@ pub(crate) async fn prepare_again(
     tasks: Vec<NewTask>,
     graph: &Graph,
 ) -> Result<Planned, Error> {
-    reach::check(connection, place, &tasks).await?;
+    let tasks = reach::check(connection, place, tasks).await?;
     if ended.is_empty() && tasks.iter().all(|task| task.unique.is_none()) {
         let tasks = decide(connection, place, ids, tasks, graph).await?;
         return Ok(Planned { ids: ids.to_vec(), existing: Vec::new(), tasks });
