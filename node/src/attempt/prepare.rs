@@ -202,8 +202,12 @@ pub(super) async fn secrets(
             error => Outcome::RuntimeError { reason: format!("the secrets could not be fetched: {error}") },
         })
     })?;
-    let redactor = Redactor::new(&secrets.secrets).map_err(here)?;
-    Ok((serde_json::to_vec(&secrets).map_err(here)?.into(), redactor))
+    // What a task may be given at most takes a while to make ready to be found.
+    let given = move || -> Result<(Bytes, Redactor), String> {
+        let text = serde_json::to_vec(&secrets).map_err(|error| error.to_string())?;
+        Ok((text.into(), Redactor::new(&secrets.secrets)?))
+    };
+    tokio::task::spawn_blocking(given).await.map_err(here)?.map_err(here)
 }
 
 /// What the agent is to run: the task's command, or else the image's own.

@@ -63,6 +63,9 @@ pub struct System {
     images: Vec<String>,
 }
 
+/// What secrets are encrypted with: in each system the same, as none of them outlives its test.
+const SECRETS_KEY: &str = "000102030405060708090a0b0c0d0e0f101112131415161718191a1b1c1d1e1f";
+
 impl System {
     /// Starts one, and returns once all of it is ready.
     ///
@@ -78,6 +81,7 @@ impl System {
         let port = settings::free_port();
 
         secret(&dir.path().join("signing-key.pem"), key.to_pem());
+        secret(&dir.path().join("secrets.key"), SECRETS_KEY);
         let operator = issue(&key, "operator", Access::Operator, DEFAULT_NAMESPACE);
         secret(&dir.path().join("operator.token"), &operator);
         let url = format!("http://127.0.0.1:{port}");
@@ -89,6 +93,7 @@ impl System {
             ("ORCA_LISTEN", format!("127.0.0.1:{port}").into()),
             ("DATABASE_URL", database.url().into()),
             ("ORCA_SIGNING_KEY_FILE", dir.path().join("signing-key.pem").into()),
+            ("ORCA_SECRETS_KEY_FILE", dir.path().join("secrets.key").into()),
             ("ORCA_DATA_DIR", data.into()),
             ("ORCA_LEASE", shape.lease.to_string().into()),
         ]);

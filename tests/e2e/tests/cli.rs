@@ -96,3 +96,25 @@ async fn bad_input_ends_the_command_with_a_line_and_a_code_of_its_own() {
     })
     .await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_secret_reaches_the_program_that_names_it_and_no_log() {
+    scenario(Shape::default(), async |system| {
+        let set = system.orca(&["secret", "set", "db"], b"swordfish\n").await;
+        assert_eq!(set.status.code(), Some(0), "{}", printed(&set));
+        let script = r#"cd "$ORCA_SECRETS_DIR"; echo "it is $(cat pw.txt)"; [ "$(cat pw.txt)" = "$(printf 'sword%s' fish)" ]"#;
+        let image = settings::base_image();
+        let arguments =
+            ["enqueue", "--follow", "--user", "1000", "--secret", "db=pw.txt", &image, "--", "sh", "-c", script];
+        let ran = system.orca(&arguments, b"").await;
+        assert_eq!(ran.status.code(), Some(0), "{}", printed(&ran));
+        let all = printed(&ran);
+        assert!(all.contains("it is ***") && !all.contains("swordfish"), "{all}");
+        let listed = system.orca(&["secret", "ls"], b"").await;
+        assert!(String::from_utf8_lossy(&listed.stdout).contains("db"), "{}", printed(&listed));
+        let unknown = system.orca(&["enqueue", "--secret", "dbb", &image], b"").await;
+        assert_eq!(unknown.status.code(), Some(2), "{}", printed(&unknown));
+        assert!(printed(&unknown).contains("/secrets/0/name"), "{}", printed(&unknown));
+    })
+    .await;
+}
