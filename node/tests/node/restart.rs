@@ -4,7 +4,8 @@
 use std::time::Duration;
 
 use orca_proto::node::LeaseRef;
-use orca_proto::spec::InputArtifact;
+use orca_proto::secret::{Delivered, SecretValue};
+use orca_proto::spec::{InputArtifact, SecretFile};
 use orca_proto::task::{Outcome, Timeout};
 use serde_json::json;
 
@@ -133,6 +134,28 @@ async fn limits_and_cancels_reach_a_container_that_was_taken_up() {
     assert_eq!(bench.rig.fake.report_of(cancelled).await.outcome, Outcome::Cancelled);
     let late = bench.rig.fake.report_of(limited).await.outcome;
     assert_eq!(late, Outcome::TimedOut { which: Timeout::Heartbeat });
+    second.shutdown.cancel();
+    second.ended().await.unwrap();
+    bench.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_container_that_was_taken_up_is_still_kept_from_telling_its_secrets() {
+    let bench = Bench::start().await;
+    let first = bench.rig.replaced().await;
+    let mut task = bench.task(&["count", "50"]);
+    task.secrets = vec![SecretFile { name: "db".into(), r#as: None }];
+    let secret = Delivered { name: "db".into(), file: "db".into(), value: SecretValue::new("line 40") };
+    bench.rig.fake.change(|book| book.secrets = vec![secret]);
+    let lease = bench.rig.grant(task);
+    bench.rig.said(lease, "line 5").await;
+    first.kill().await;
+
+    let second = bench.rig.daemon().await;
+    assert_eq!(bench.rig.fake.report_of(lease).await.outcome, Outcome::Succeeded);
+    let said: Vec<String> = bench.rig.fake.book().logs[&lease].iter().map(|line| line.text.clone()).collect();
+    let expected = (0..50).map(|number| if number == 40 { "***".into() } else { format!("line {number}") });
+    assert_eq!(said, expected.collect::<Vec<String>>());
     second.shutdown.cancel();
     second.ended().await.unwrap();
     bench.end().await;
