@@ -13,7 +13,7 @@ use orca_proto::task::{Outcome, Progress, State};
 use orca_proto::token::Access;
 use serde_json::json;
 
-use super::support::{LEASE, TestApp, failure, kind, lease, principal, success, task};
+use super::support::{LEASE, LOG_LIMIT, TestApp, failure, kind, lease, principal, success, task};
 
 fn line(seq: i64, text: &str) -> LogLine {
     LogLine { seq, stream: Stream::Stdout, at: jiff::Timestamp::now(), text: text.to_owned() }
