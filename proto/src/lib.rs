@@ -4,7 +4,7 @@
 //! ([`spec`], [`plan`]), what the coordinator answers ([`task`], [`event`], [`log`], [`artifact`], [`page`], [`why`]), what
 //! operators set and order ([`queue`], [`schedule`], [`namespace`], [`selector`], [`dead_letter`], [`approval`],
 //! [`signal`]), what nodes and coordinator say to each other ([`node`], [`attempt`]), what the agent and its node say ([`agent`]), the one error
-//! format ([`problem`]), tokens ([`token`], feature `auth`) and the typed client ([`client`], feature `client`).
+//! format ([`problem`]), how its JSON is read ([`strict`]), tokens ([`token`], feature `auth`) and the typed client ([`client`], feature `client`).
 //! Limits that several parts must agree on are in [`limits`].
 //!
 //! Architecture invariant: this crate does no I/O except in `client`, and depends on no other Orca crate.
@@ -19,6 +19,7 @@ pub mod dead_letter;
 pub mod duration;
 pub mod event;
 pub mod ids;
+mod instant;
 pub mod limits;
 pub mod log;
 pub mod namespace;
@@ -32,6 +33,7 @@ pub mod schedule;
 pub mod selector;
 pub mod signal;
 pub mod spec;
+pub mod strict;
 pub mod task;
 #[cfg(feature = "auth")]
 pub mod token;

@@ -14,6 +14,7 @@ use orca_proto::ids::TaskId;
 use orca_proto::plan::{self, Graph};
 use orca_proto::problem::{Kind, Problem};
 use orca_proto::spec::{DEFAULT_QUEUE, NewTask, is_valid_name};
+use orca_proto::strict;
 use serde_json::Value;
 use sqlx::PgConnection;
 use tokio::time::Instant;
@@ -124,7 +125,7 @@ impl App {
     }
 
     fn check(&self, entry: &Entry) -> Result<Valid, Problem> {
-        let spec: NewTask = serde_json::from_str(&entry.spec)
+        let spec: NewTask = strict::from_str(&entry.spec)
             .map_err(|error| Problem::validation(vec![fault::field::<NewTask>(&entry.spec, &error)]))?;
         let outside = plan::validate_one(&spec).map_err(Problem::validation)?;
         check_dates(std::slice::from_ref(&spec), self.0.clock.now(), |_| String::new())

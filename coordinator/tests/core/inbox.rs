@@ -83,7 +83,7 @@ async fn a_spec_that_does_not_hold_becomes_a_failed_task_that_keeps_it_and_is_in
     let mut bad = Vec::new();
     for (spec, reason) in [
         (json!({"container": {"image": "x", "imagee": 1}}), "/container/imagee unknown field `imagee`"),
-        (json!({"container": {"image": "x"}, "priority": 1.5}), "/priority invalid type"),
+        (json!({"container": {"image": "x"}, "priority": 1.5}), "/priority must be a whole number"),
         (json!({"container": {"image": "x"}, "labels": {"a b": "c"}}), "/labels/a b must be"),
         (json!({"container": {"image": "x"}, "deadline": "2001-01-01T00:00:00Z"}), "/deadline"),
         (json!({"container": {"image": "x"}, "depends_on": [missing]}), "/depends_on/0"),

@@ -176,3 +176,20 @@ fn a_deadline_before_the_start_is_refused() {
     }));
     assert_eq!(errors_of(&task), ["/deadline"]);
 }
+
+#[test]
+fn what_contradicts_itself_is_named() {
+    let task = from_json(serde_json::json!({
+        "retry": { "exit_codes": [1, 2], "except_exit_codes": [3, 1], "backoff": { "initial": "10m" } },
+        "timeouts": { "start_to_close": "1m", "heartbeat": "2m" },
+    }));
+    assert_eq!(
+        errors_of(&task),
+        ["/retry/backoff/initial", "/retry/except_exit_codes/1", "/timeouts/heartbeat"]
+    );
+    let task = from_json(serde_json::json!({
+        "retry": { "backoff": { "initial": "10m", "max": "10m" } },
+        "timeouts": { "start_to_close": "1m", "heartbeat": "1m" },
+    }));
+    assert_eq!(errors_of(&task), Vec::<String>::new());
+}
