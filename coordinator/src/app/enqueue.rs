@@ -308,6 +308,8 @@ fn fresh(id: TaskId, spec: NewTask, at: Timestamp) -> Task {
         attempts: Vec::new(),
         retry_of: None,
         approval: None,
+        signals: Vec::new(),
+        retried_as: Vec::new(),
     }
 }
 

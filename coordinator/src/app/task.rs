@@ -12,6 +12,9 @@ use crate::db::{as_word, attempt, dependency, gate, task, to_json};
 /// Tasks on a page unless told.
 pub(super) const PAGE: u32 = 50;
 
+/// Tasks that try one again that are told.
+const RETRIES: i64 = 20;
+
 impl App {
     /// One task with its spec, attempts and result.
     ///
@@ -22,6 +25,16 @@ impl App {
         let body = task::get(&mut connection, &who.namespace, id).await?.ok_or_else(Error::not_found)?;
         let approval =
             if body.spec.approval.is_some() { gate::decided(&mut connection, id).await? } else { None };
+        let signals = if body.spec.wait_for.is_empty() {
+            Vec::new()
+        } else {
+            gate::arrived(&mut connection, id).await?
+        };
+        // What has not ended cannot have been tried again.
+        let retried_as = match body.summary.state.is_terminal() {
+            true => task::retries(&mut connection, id, RETRIES).await?,
+            false => Vec::new(),
+        };
         Ok(Task {
             summary: body.summary,
             spec: body.spec,
@@ -30,6 +43,8 @@ impl App {
             attempts: attempt::of_task(&mut connection, id).await?,
             retry_of: body.retry_of,
             approval,
+            signals,
+            retried_as,
         })
     }
 

@@ -61,6 +61,9 @@ impl App {
         {
             approved.push(dispatch::approved(&decided));
         }
+        if !task.spec.wait_for.is_empty() {
+            approved.extend(gate::arrived(tx, id).await?.iter().map(dispatch::arrived));
+        }
         match task.state {
             State::Blocked => {
                 blocked(tx, id, &task, now, &mut conditions).await?;

@@ -27,7 +27,7 @@ mod tests;
 pub(crate) use asker::{Asker, Fleet, fits};
 pub(crate) use choose::{Pick, choose};
 pub(crate) use condition::{
-    approval, approved, backoff, cancel_requested, children, dependency, due, ended, further,
+    approval, approved, arrived, backoff, cancel_requested, children, dependency, due, ended, further,
     held_by, out_of_service, signal,
 };
 pub(crate) use explain::{Ahead, InLine, before, explain, lasting, why};
