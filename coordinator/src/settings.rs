@@ -260,12 +260,7 @@ fn read_secret(name: &str, path: &Path, file: std::io::Result<File>) -> Result<S
     }
 }
 
-fn within<T: PartialOrd + std::fmt::Display>(
-    name: &str,
-    value: T,
-    least: T,
-    most: T,
-) -> Result<(), StartError> {
+fn within<T: PartialOrd + fmt::Display>(name: &str, value: T, least: T, most: T) -> Result<(), StartError> {
     if (&least..=&most).contains(&&value) {
         return Ok(());
     }
