@@ -82,7 +82,8 @@ pub struct NewTask {
     pub deadline: Option<Timestamp>,
     /// What to run.
     pub container: ContainerSpec,
-    /// Any JSON, at most 1 MiB; the program finds it on standard input and in a file.
+    /// Any JSON, at most 1 MiB; the program finds it on standard input and in a file. Numbers are IEEE doubles where they are
+    /// no 64-bit integers (write longer ones as strings); of a name given twice in one object the last counts.
     #[serde(default, skip_serializing_if = "Value::is_null")]
     pub input: Value,
     /// Files that are put into the container before it starts, at most 16.
@@ -109,8 +110,8 @@ pub struct NewTask {
     #[serde(default, skip_serializing_if = "is_default")]
     pub timeouts: Timeouts,
     /// Keys of tasks in the same plan or batch, or ids of tasks that exist, that must succeed first. One that has succeeded
-    /// already is taken, as it may end between two commands; one that has ended otherwise is refused, unless
-    /// `on_dependency_failure` is `run`.
+    /// already is taken, as it may end between two commands. One that has ended otherwise is refused, unless
+    /// `on_dependency_failure` is `run`; in a plan, among children and by SQL the task ends as `skipped` instead.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub depends_on: Vec<String>,
     /// What becomes of this task when one of its dependencies does not succeed.

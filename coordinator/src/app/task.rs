@@ -125,8 +125,26 @@ fn states(text: &str, check: &mut Check) -> Vec<String> {
             Err(error) => check.fail("?state", format!("{word:?} is {error}")),
         }
     }
-    if words.is_empty() {
+    if words.is_empty() && text.split(',').all(|word| word.trim().is_empty()) {
         check.fail("?state", "must name at least one state");
     }
     words
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_word_that_is_no_state_is_told_once_and_none_at_all_too() {
+        for (text, told) in
+            [("nix", "is not a state"), ("ready,nix", "is not a state"), (" ,", "at least one")]
+        {
+            let mut check = Check::default();
+            states(text, &mut check);
+            let problem = check.done().unwrap_err().problem();
+            let [error] = problem.errors.as_slice() else { panic!("{text}: {problem:?}") };
+            assert!(error.detail.contains(told), "{text}: {}", error.detail);
+        }
+    }
 }
