@@ -221,7 +221,9 @@ impl Failure {
             Kind::Unauthenticated => {
                 Some("`orca login` saves a token; --token-file or ORCA_TOKEN gives one for once")
             }
-            Kind::Forbidden => Some("use a token whose role allows it (`orca token issue --role …`)"),
+            Kind::Forbidden => {
+                Some("use a token whose role allows it (`orca token issue --role … --name NAME --key FILE`)")
+            }
             Kind::Unavailable | Kind::TooManyRequests | Kind::Timeout => Some("try again in a moment"),
             Kind::QuotaExceeded => {
                 Some("wait until tasks have ended, or have an admin raise it (`orca namespace set`)")

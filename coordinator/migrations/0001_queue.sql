@@ -112,6 +112,7 @@ CREATE TABLE orca.tasks (
 
 CREATE INDEX tasks_list ON orca.tasks (namespace, id);
 CREATE INDEX tasks_children ON orca.tasks (parent, id) WHERE parent IS NOT NULL;
+CREATE INDEX tasks_retries ON orca.tasks (retry_of) WHERE retry_of IS NOT NULL;
 CREATE INDEX tasks_due ON orca.tasks (run_at) WHERE state = 'scheduled';
 CREATE INDEX tasks_stuck ON orca.tasks (state) WHERE state IN ('blocked', 'waiting');
 CREATE INDEX tasks_dead ON orca.tasks (namespace, id) WHERE state IN ('failed', 'expired') AND dismissed IS NULL;

@@ -15,6 +15,8 @@ CREATE TABLE orca.schedules (
     -- The latest run and the task that was enqueued for it.
     last_at       timestamptz,
     last_task     uuid,
+    -- Of the run that was enqueued last, which is not the latest where runs of the past were made up.
+    open_task     uuid,
     -- The newest run that was left out because the one before it had not ended, and how often that happened.
     skipped_at    timestamptz,
     skipped       bigint NOT NULL DEFAULT 0,

@@ -30,7 +30,7 @@ struct Arguments {
     /// The coordinator's address
     #[arg(long, env = "ORCA_COORDINATOR", default_value = "http://127.0.0.1:7070")]
     coordinator: String,
-    /// The file that holds the node's token (`orca token --role worker|planner` makes one)
+    /// The file that holds the node's token (`orca token issue --role worker --name NAME --key FILE`, or `--role planner`, makes one)
     #[arg(long, env = "ORCA_TOKEN_FILE")]
     token_file: Option<PathBuf>,
     /// The node's name, unique in its namespace [default: HOSTNAME-ROLE]

@@ -29,6 +29,9 @@ pub enum SpanError {
     /// More than any duration may be.
     #[error("too long a duration; at most 366d")]
     TooLong,
+    /// Something, and less than can be told.
+    #[error("too short a duration; at least 1ms, or 0s for none")]
+    TooShort,
     /// Less than nothing.
     #[error("a duration cannot be negative")]
     Negative,
@@ -94,6 +97,9 @@ impl FromStr for Span {
         let signed =
             parts.to_duration(SpanRelativeTo::days_are_24_hours()).map_err(|_| SpanError::Calendar)?;
         let whole = Duration::try_from(signed).map_err(|_| SpanError::Negative)?;
+        if !whole.is_zero() && whole.as_millis() == 0 {
+            return Err(SpanError::TooShort);
+        }
         u64::try_from(whole.as_millis()).map(Self::millis).map_err(|_| SpanError::TooLong)
     }
 }
@@ -167,6 +173,8 @@ mod tests {
             ("1mo", "months and years"),
             ("1y", "months and years"),
             ("99999999999999d", "at most 366d"),
+            ("0.0000001s", "at least 1ms"),
+            ("999us", "at least 1ms"),
             ("99999999999999999999s", "at most 366d"),
         ] {
             let error = text.parse::<Span>().unwrap_err().to_string();

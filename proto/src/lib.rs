@@ -4,7 +4,7 @@
 //! ([`spec`], [`plan`]), what the coordinator answers ([`task`], [`event`], [`log`], [`artifact`], [`page`], [`why`]), what
 //! operators set and order ([`queue`], [`schedule`], [`namespace`], [`selector`], [`dead_letter`], [`approval`],
 //! [`signal`], [`secret`]), what nodes and coordinator say to each other ([`node`], [`attempt`]), what the agent and its node say ([`agent`]), the one error
-//! format ([`problem`]), tokens ([`token`], feature `auth`) and the typed client ([`client`], feature `client`).
+//! format ([`problem`]), how its JSON is read ([`strict`]), tokens ([`token`], feature `auth`) and the typed client ([`client`], feature `client`).
 //! Limits that several parts must agree on are in [`limits`].
 //!
 //! Architecture invariant: this crate does no I/O except in `client`, and depends on no other Orca crate.
@@ -20,6 +20,7 @@ pub mod duration;
 pub mod event;
 pub mod ids;
 pub mod image;
+mod instant;
 pub mod limits;
 pub mod log;
 pub mod namespace;
@@ -34,6 +35,7 @@ pub mod secret;
 pub mod selector;
 pub mod signal;
 pub mod spec;
+pub mod strict;
 pub mod task;
 #[cfg(feature = "auth")]
 pub mod token;

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::duration::Span;
 use crate::ids::TaskId;
+use crate::instant;
 use crate::limits;
 use crate::problem::FieldError;
 use crate::queue::Paused;
@@ -39,10 +40,10 @@ pub struct ScheduleSpec {
     #[serde(default, skip_serializing_if = "is_skip")]
     pub overlap: Overlap,
     /// No run before this instant.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "instant::perhaps", skip_serializing_if = "Option::is_none")]
     pub starting: Option<Timestamp>,
     /// No run after this instant.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "instant::perhaps", skip_serializing_if = "Option::is_none")]
     pub ending: Option<Timestamp>,
     /// Runs missed while no coordinator was there, or while paused, are made up if no older than this; 1 hour unless told.
     #[serde(default = "an_hour", skip_serializing_if = "is_an_hour")]
@@ -209,8 +210,10 @@ pub struct ScheduleFilter {
 #[serde(deny_unknown_fields)]
 pub struct Backfill {
     /// From this instant on.
+    #[serde(deserialize_with = "instant::given")]
     pub from: Timestamp,
     /// Up to this instant, itself included; not in the future.
+    #[serde(deserialize_with = "instant::given")]
     pub to: Timestamp,
 }
 

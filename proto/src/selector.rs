@@ -6,6 +6,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use crate::ids::TaskId;
+use crate::instant;
 use crate::limits;
 use crate::problem::FieldError;
 use crate::spec::check;
@@ -35,7 +36,7 @@ pub struct Selector {
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub labels: BTreeMap<String, String>,
     /// Enqueued before this instant.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(deserialize_with = "instant::perhaps", skip_serializing_if = "Option::is_none")]
     pub created_before: Option<Timestamp>,
     /// Really all of them, where nothing else is given.
     #[serde(skip_serializing_if = "std::ops::Not::not")]

@@ -1,5 +1,6 @@
 //! A word from outside to one task.
 
+use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -18,6 +19,18 @@ pub struct Signal {
     /// Any JSON; at most 64 KiB.
     #[serde(default, skip_serializing_if = "Value::is_null")]
     pub payload: Value,
+}
+
+/// A signal that a task waited for, and that has come.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct Arrived {
+    /// Its name.
+    pub name: String,
+    /// When.
+    pub at: Timestamp,
+    /// From whom: the token's subject; `its timeout` where the task goes on because nobody sent it in time.
+    pub by: String,
 }
 
 impl Signal {

@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::duration::Span;
+use crate::instant;
 use crate::problem::FieldError;
 
 pub(crate) mod check;
@@ -24,7 +25,7 @@ mod retry;
 mod secrets;
 mod waits;
 
-pub use check::{holds_nul, is_valid_name, nests_deeper_than};
+pub use check::{CALENDAR, holds_nul, is_in_calendar, is_valid_name, nests_deeper_than};
 pub use container::{ContainerSpec, InputArtifact, Network, Pull, Resources};
 pub use egress::{Destination, EgressRule, Host, USUAL_PORTS};
 pub use placement::{gpu_label, meets};
@@ -74,18 +75,19 @@ pub struct NewTask {
     #[serde(default, skip_serializing_if = "is_default")]
     pub priority: i16,
     /// Not before this instant (RFC 3339); years 1970 to 2999.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "instant::perhaps", skip_serializing_if = "Option::is_none")]
     pub run_at: Option<Timestamp>,
     /// Not before so long after it was enqueued, by the coordinator's clock; not together with `run_at`. At most 366 days.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub delay: Option<Span>,
     /// If it has not begun by this instant (RFC 3339) it ends as `expired`; a running attempt is ended as `timed_out` and
     /// not tried again. In the future; years 1970 to 2999.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "instant::perhaps", skip_serializing_if = "Option::is_none")]
     pub deadline: Option<Timestamp>,
     /// What to run.
     pub container: ContainerSpec,
-    /// Any JSON, at most 1 MiB; the program finds it on standard input and in a file.
+    /// Any JSON, at most 1 MiB; the program finds it on standard input and in a file. Numbers are IEEE doubles where they are
+    /// no 64-bit integers (write longer ones as strings); of a name given twice in one object the last counts.
     #[serde(default, skip_serializing_if = "Value::is_null")]
     pub input: Value,
     /// Files that are put into the container before it starts, at most 16.
@@ -115,7 +117,9 @@ pub struct NewTask {
     /// How long things may take.
     #[serde(default, skip_serializing_if = "is_default")]
     pub timeouts: Timeouts,
-    /// Keys of tasks in the same plan or batch, or ids of tasks that exist, that must succeed first.
+    /// Keys of tasks in the same plan or batch, or ids of tasks that exist, that must succeed first. One that has succeeded
+    /// already is taken, as it may end between two commands. One that has ended otherwise is refused, unless
+    /// `on_dependency_failure` is `run`; in a plan, among children and by SQL the task ends as `skipped` instead.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub depends_on: Vec<String>,
     /// What becomes of this task when one of its dependencies does not succeed.

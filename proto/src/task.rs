@@ -8,6 +8,7 @@ use serde_json::Value;
 
 use crate::approval::Decided;
 use crate::ids::{FencingToken, NodeId, TaskId};
+use crate::signal::Arrived;
 use crate::spec::{NewTask, Role};
 
 macro_rules! states {
@@ -298,6 +299,12 @@ pub struct Task {
     /// What was decided, where it waited for an approval and somebody answered.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub approval: Option<Decided>,
+    /// The signals among those that it waited for that have come, first come first.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub signals: Vec<Arrived>,
+    /// The tasks that try this one again, newest first; at most 20.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub retried_as: Vec<TaskId>,
 }
 
 /// One execution under one lease.

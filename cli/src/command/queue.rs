@@ -1,6 +1,6 @@
 //! `orca queue`: limits, rates, weights, pauses.
 
-use orca_proto::client::Client;
+use orca_proto::client::{Client, ClientError};
 use orca_proto::duration::Span;
 use orca_proto::problem::Kind;
 use orca_proto::queue::{GroupSettings, Pause, Queue, QueueSettings, Rate};
@@ -92,7 +92,7 @@ impl QueueCommand {
             Self::Ls(args) => return args.run(client, output).await,
             Self::Set(args) => args.run(client, output).await?,
             Self::Rm { queue } => {
-                client.remove_queue(&queue).await.map_err(|error| Failure::about(error, "queue", &queue))?;
+                client.remove_queue(&queue).await.map_err(|error| nowhere(error, "queue", &queue))?;
                 output.remark(&format!("removed the settings of {}", escape::line(&queue)));
             }
             Self::Pause { which, reason } => {
@@ -103,11 +103,30 @@ impl QueueCommand {
                 }
             }
             Self::Resume { which } => match &which.group {
-                Some(group) => show_group(client.resume_group(&which.queue, group).await, output)?,
-                None => queues::show(&client.resume_queue(&which.queue).await?, output)?,
+                Some(group) => {
+                    let resumed = client.resume_group(&which.queue, group).await;
+                    let name = format!("{group} of queue {}", which.queue);
+                    show_group(resumed.map_err(|error| nowhere(error, "group", &name)), output)?;
+                }
+                None => {
+                    let resumed = client.resume_queue(&which.queue).await;
+                    let resumed = resumed.map_err(|error| nowhere(error, "queue", &which.queue))?;
+                    queues::show(&resumed, output)?;
+                }
             },
         }
         Ok(Exit::Done)
+    }
+}
+
+/// That there is no such queue or group. One is there once it was set, paused, or a task named it.
+fn nowhere(error: ClientError, thing: &str, name: &str) -> Failure {
+    let missing = error.kind() == Some(Kind::NotFound);
+    let failure = Failure::about(error, thing, name);
+    if missing {
+        failure.hint("`orca queue ls` lists those there are; nothing keeps tasks of any other")
+    } else {
+        failure
     }
 }
 
@@ -119,10 +138,10 @@ fn show(queue: &Queue, output: Output) -> Result<(), Failure> {
 }
 
 fn show_group(
-    group: Result<orca_proto::queue::Group, orca_proto::client::ClientError>,
+    group: Result<orca_proto::queue::Group, impl Into<Failure>>,
     output: Output,
 ) -> Result<(), Failure> {
-    let group = group?;
+    let group = group.map_err(Into::into)?;
     if group.created {
         output.remark(&format!("there was no group {}; it is made now", escape::line(&group.name)));
     }
@@ -169,5 +188,19 @@ fn check(errors: Vec<orca_proto::problem::FieldError>) -> Result<(), Failure> {
         Ok(())
     } else {
         Err(Failure::invalid("the settings are not valid").fields(errors))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use orca_proto::problem::Problem;
+
+    use super::*;
+
+    #[test]
+    fn a_queue_that_is_not_there_is_named_with_where_to_look() {
+        let missing = ClientError::Problem(Box::new(Problem::new(Kind::NotFound, "no such thing")));
+        let told = nowhere(missing, "queue", "nosuch").render();
+        assert!(told.contains("there is no queue nosuch") && told.contains("orca queue ls"), "{told}");
     }
 }

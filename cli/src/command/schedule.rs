@@ -2,6 +2,7 @@
 
 mod show;
 
+use std::collections::HashSet;
 use std::path::PathBuf;
 
 use jiff::Timestamp;
@@ -62,6 +63,8 @@ pub(crate) enum ScheduleCommand {
         name: String,
     },
     /// Enqueue the runs of a window that has passed, oldest first; prints the ids
+    ///
+    /// Whether they were enqueued before does not matter: the same window again makes the runs again.
     ///
     /// Example:
     ///   orca schedule backfill nightly --from 2026-01-01T00:00:00Z --to 2026-01-08T00:00:00Z
@@ -209,7 +212,27 @@ fn enqueued(enqueued: &Enqueued, output: Output) -> Result<(), Failure> {
     if enqueued.ids.is_empty() {
         output.remark("nothing to enqueue");
     }
-    enqueued.ids.iter().try_for_each(|id| output.line(&id.to_string()))
+    let mut told = HashSet::new();
+    for id in enqueued.ids.iter().filter(|id| told.insert(**id)) {
+        output.line(&id.to_string())?;
+    }
+    if let Some(remark) = merged(enqueued) {
+        output.remark(&remark);
+    }
+    Ok(())
+}
+
+/// That not each run is a task of its own, where a unique key made several of them one, or one of a task that was there.
+fn merged(enqueued: &Enqueued) -> Option<String> {
+    let made: HashSet<_> = enqueued.ids.iter().filter(|id| !enqueued.existing.contains(id)).collect();
+    let (runs, made) = (enqueued.ids.len(), made.len());
+    (made < runs).then(|| {
+        format!(
+            "{} of {} made no task of their own: another holds their unique key",
+            count((runs - made) as u64),
+            if runs == 1 { "1 run".to_owned() } else { format!("{} runs", count(runs as u64)) }
+        )
+    })
 }
 
 impl SetArgs {
@@ -264,7 +287,22 @@ impl SetArgs {
 
 #[cfg(test)]
 mod tests {
+    use orca_proto::ids::TaskId;
+
     use super::*;
+
+    #[test]
+    fn runs_that_a_unique_key_made_one_are_counted() {
+        let (one, other) = (TaskId::new(), TaskId::new());
+        let told = |ids: &[TaskId], existing: &[TaskId]| {
+            merged(&Enqueued { ids: ids.to_vec(), existing: existing.to_vec() })
+        };
+        assert_eq!(told(&[one, other], &[]), None);
+        let text = "2 of 3 runs made no task of their own: another holds their unique key";
+        assert_eq!(told(&[one, one, one], &[]).as_deref(), Some(text));
+        let text = "1 of 1 run made no task of their own: another holds their unique key";
+        assert_eq!(told(&[one], &[one]).as_deref(), Some(text));
+    }
 
     #[test]
     fn the_runs_of_a_window_are_guessed_by_those_to_come() {

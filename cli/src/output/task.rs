@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use jiff::Timestamp;
+use orca_proto::signal::Arrived;
 use orca_proto::spec::Role;
 use orca_proto::task::{State, Task, TaskSummary};
 
@@ -34,6 +35,9 @@ pub(crate) fn print(output: Output, task: &Task) -> Result<(), Failure> {
             field(name, &id.to_string())?;
         }
     }
+    for id in &task.retried_as {
+        field("retried as", &id.to_string())?;
+    }
     if summary.role == Role::Plan {
         field("role", "plan (a goal)")?;
     }
@@ -51,7 +55,12 @@ pub(crate) fn print(output: Output, task: &Task) -> Result<(), Failure> {
         let when = instant(decided.at, now);
         field("approval", &escape::line(&format!("{how} by {} {when}{why}", decided.by)))?;
     }
+    // What has come is told by when it came, not by how long it would have been waited for.
+    asked.wait_for.retain(|wait| !task.signals.iter().any(|come| come.name == wait.signal));
     spec::fields(&asked, &field)?;
+    for come in &task.signals {
+        field("signal", &escape::line(&arrived(come, now)))?;
+    }
     if !task.depends_on.is_empty() {
         let shown: Vec<String> = task.depends_on.iter().take(5).map(ToString::to_string).collect();
         let more = task.depends_on.len() - shown.len();
@@ -103,6 +112,10 @@ fn ran(task: &Task) -> Vec<String> {
         [(_, image)] => vec![(*image).to_owned()],
         known => known.iter().map(|(number, image)| format!("{image} (from attempt {number})")).collect(),
     }
+}
+
+fn arrived(come: &Arrived, now: Timestamp) -> String {
+    format!("{} came from {} {}", come.name, come.by, instant(come.at, now))
 }
 
 fn attempts(output: Output, task: &Task, now: Timestamp) -> Result<(), Failure> {

@@ -14,6 +14,9 @@ use super::refusal::Refusal;
 use crate::app::Principal;
 use crate::sabotage::{Guard, without};
 
+/// What else a token is made of.
+const MAKES: &str = "--name NAME --key FILE";
+
 /// The longest token that is looked at, in bytes.
 const TOKEN: usize = 4_096;
 
@@ -47,7 +50,7 @@ impl FromRequestParts<Api> for AdminAuth {
             Access::Operator | Access::Planner | Access::Worker => Err(Refusal::new(
                 Kind::Forbidden,
                 format!(
-                    "this needs an admin's token; this one is {}'s; make one with `orca token issue --role admin`",
+                    "this needs an admin's token; this one is {}'s; make one with `orca token issue --role admin {MAKES}`",
                     whose(principal.access)
                 ),
             )),
@@ -65,7 +68,7 @@ impl FromRequestParts<Api> for OperatorAuth {
             Access::Planner | Access::Worker => Err(Refusal::new(
                 Kind::Forbidden,
                 format!(
-                    "this needs an operator's token; this one is {}'s; make one with `orca token issue --role operator`",
+                    "this needs an operator's token; this one is {}'s; make one with `orca token issue --role operator {MAKES}`",
                     whose(principal.access)
                 ),
             )),
@@ -82,8 +85,10 @@ impl FromRequestParts<Api> for NodeAuth {
             Access::Planner | Access::Worker => Ok(Self(principal)),
             Access::Operator | Access::Admin => Err(Refusal::new(
                 Kind::Forbidden,
-                "this needs a planner's or worker's token; this one is an operator's; make one with `orca token issue \
-                 --role worker`",
+                format!(
+                    "this needs a planner's or worker's token; this one is an operator's; make one with `orca token issue \
+                     --role worker {MAKES}`"
+                ),
             )),
         }
     }

@@ -46,7 +46,7 @@ pub(super) async fn readyz(State(api): State<Api>) -> Result<&'static str, Refus
 
 /// Figures
 ///
-/// OpenMetrics text for Prometheus. Needs an admin's token (`orca token issue --role admin`, and
+/// OpenMetrics text for Prometheus. Needs an admin's token (`orca token issue --role admin --name NAME --key FILE`, and
 /// `authorization.credentials_file` in Prometheus), because it tells of every namespace's load.
 #[utoipa::path(
     get,

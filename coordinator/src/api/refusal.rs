@@ -30,9 +30,14 @@ impl Refusal {
 
     /// A refusal of one field of the body or, as `?name`, of the query.
     pub(crate) fn field(pointer: impl Into<String>, detail: impl Into<String>) -> Self {
+        Self::fields(vec![FieldError::new(pointer, detail)])
+    }
+
+    /// A refusal of several fields of the body.
+    pub(crate) fn fields(errors: Vec<FieldError>) -> Self {
         let short = |text: String| text.chars().take(FIELD_TEXT).collect::<String>();
-        let error = FieldError::new(short(pointer.into()), short(detail.into()));
-        Self(Box::new(Problem::validation(vec![error])))
+        let each = errors.into_iter().map(|error| FieldError::new(short(error.pointer), short(error.detail)));
+        Self(Box::new(Problem::validation(each.collect())))
     }
 
     /// Absent, or another namespace's, or not even an id: all look the same.

@@ -9,15 +9,15 @@ use orca_proto::ids::TaskId;
 use orca_proto::limits;
 use orca_proto::log::{LogAck, LogAppend, LogLine};
 use orca_proto::node::LeaseRef;
-use orca_proto::plan::{self, Enqueued};
+use orca_proto::plan::Enqueued;
 use orca_proto::problem::Kind;
 use orca_proto::spec::OnChildFailure;
 use orca_proto::task::{Progress, Step};
 use sqlx::PgConnection;
 
-use super::check::{Check, aside, graph_problem};
+use super::check::{Check, aside};
 use super::enqueue::{amend, fingerprint, take_key};
-use super::graph::{Place, check_dates, prepare};
+use super::graph::{Place, check_list, prepare};
 use super::transaction::transaction;
 use super::{App, Error, Principal, quota};
 use crate::db::apply::apply;
@@ -168,8 +168,7 @@ impl App {
         check.done()?;
         let now = self.0.clock.now();
         let (children, graph, hash) = aside(move || {
-            let graph = plan::validate(&children.tasks, limits::BATCH_TASKS).map_err(graph_problem)?;
-            check_dates(&children.tasks, now, |index| format!("/tasks/{index}"))?;
+            let graph = check_list(&children.tasks, limits::BATCH_TASKS, now)?;
             let hash = fingerprint("children", &children)?;
             Ok((children, graph, hash))
         })

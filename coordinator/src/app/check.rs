@@ -3,12 +3,11 @@
 use jiff::Timestamp;
 use orca_proto::limits;
 use orca_proto::problem::{FieldError, Kind, Problem};
+use orca_proto::spec::{CALENDAR, is_in_calendar};
 use orca_proto::task::Outcome;
 
 use super::Error;
 
-/// Years that a date may name: the first and the one after the last, as seconds since 1970 (2000 and 2200).
-const YEARS: (i64, i64) = (946_684_800, 7_258_118_400);
 /// The longest text that a report may give as a reason, in bytes.
 const REASON: usize = 16 << 10;
 
@@ -66,8 +65,8 @@ impl Check {
 
     /// A date that makes sense.
     pub(crate) fn date(&mut self, value: Timestamp, pointer: impl Into<String>) {
-        if !(YEARS.0..YEARS.1).contains(&value.as_second()) {
-            self.fail(pointer, "must lie between the years 2000 and 2199");
+        if !is_in_calendar(value) {
+            self.fail(pointer, CALENDAR);
         }
     }
 
@@ -78,6 +77,13 @@ impl Check {
             | Outcome::RuntimeError { reason } => self.text(reason, "/outcome/reason", REASON),
             _ => {}
         }
+    }
+
+    /// What was found, after what was found before; no more than there is use in.
+    pub(crate) fn after(self, mut errors: Vec<FieldError>) -> Vec<FieldError> {
+        errors.extend(self.0);
+        errors.truncate(ENOUGH);
+        errors
     }
 
     /// # Errors

@@ -188,6 +188,7 @@ impl App {
             free: request
                 .free
                 .map(|free| Capacity { millicpus: millicpus(free.cpus), memory: free.memory.0 }),
+            size: None,
         };
         Ok(Wanting { id, instance: request.instance, namespace: who.namespace.clone(), role, node })
     }

@@ -14,10 +14,10 @@ use serde::Serialize;
 use sha2::{Digest, Sha256};
 use sqlx::PgConnection;
 
-use super::check::{Check, aside, graph_problem};
+use super::check::{Check, aside};
 use super::dead_letter::once_more;
 use super::gather::is_simple;
-use super::graph::{Place, Planned, check_dates, make_lanes, prepare_again};
+use super::graph::{Place, Planned, check_dates, check_list, make_lanes, prepare_again};
 use super::inbox::{never_valid, was_valid};
 use super::lane::{lane_of, same_lane};
 use super::transaction::transaction;
@@ -127,8 +127,7 @@ impl App {
         let key = idempotency_key.map(ToOwned::to_owned);
         let now = self.0.clock.now();
         let (batch, graph, key) = aside(move || {
-            let graph = plan::validate(&batch.tasks, limits::BATCH_TASKS).map_err(graph_problem)?;
-            check_dates(&batch.tasks, now, |index| format!("/tasks/{index}"))?;
+            let graph = check_list(&batch.tasks, limits::BATCH_TASKS, now)?;
             let key = operator_key(key.as_deref(), "batch", &batch)?;
             Ok((batch, graph, key))
         })
@@ -309,6 +308,8 @@ fn fresh(id: TaskId, spec: NewTask, at: Timestamp) -> Task {
         attempts: Vec::new(),
         retry_of: None,
         approval: None,
+        signals: Vec::new(),
+        retried_as: Vec::new(),
     }
 }
 

@@ -13,6 +13,7 @@ use sqlx::PgConnection;
 use uuid::Uuid;
 
 use super::Error;
+use super::check::{Check, graph_problem};
 use super::lane::{lane_of, same_lane};
 use super::lines::Lines;
 use super::secret::too_large;
@@ -47,19 +48,30 @@ impl Place<'_> {
     }
 }
 
+/// Checks a list of tasks in itself, with everything that is wrong in one answer.
+pub(crate) fn check_list(tasks: &[NewTask], most: usize, now: Timestamp) -> Result<Graph, Error> {
+    let mut check = Check::default();
+    dates(tasks, now, |index| format!("/tasks/{index}"), &mut check);
+    match orca_proto::plan::validate(tasks, most) {
+        Ok(graph) => check.done().map(|()| graph),
+        Err(errors) => Err(graph_problem(check.after(errors))),
+    }
+}
+
 /// What is wrong with a list of tasks in itself, beyond [`orca_proto::plan::validate`].
 pub(crate) fn check_dates(
     tasks: &[NewTask],
     now: Timestamp,
     pointer: impl Fn(usize) -> String,
 ) -> Result<(), Error> {
-    let mut check = super::check::Check::default();
+    let mut check = Check::default();
+    dates(tasks, now, pointer, &mut check);
+    check.done()
+}
+
+fn dates(tasks: &[NewTask], now: Timestamp, pointer: impl Fn(usize) -> String, check: &mut Check) {
     for (index, task) in tasks.iter().enumerate() {
-        if let Some(at) = task.run_at {
-            check.date(at, format!("{}/run_at", pointer(index)));
-        }
         if let Some(at) = task.deadline {
-            check.date(at, format!("{}/deadline", pointer(index)));
             if at <= now {
                 check.fail(format!("{}/deadline", pointer(index)), "has passed already");
             } else if task.delay.is_some_and(|delay| now.checked_add(delay.get()).is_ok_and(|due| due >= at))
@@ -68,7 +80,6 @@ pub(crate) fn check_dates(
             }
         }
     }
-    check.done()
 }
 
 /// New tasks, checked and decided.
@@ -368,7 +379,7 @@ async fn outside(
     };
     let errors = names(&|id| wanted.contains(id) && !found.contains_key(id), "is no task of this namespace");
     if !errors.is_empty() {
-        return Err(super::check::graph_problem(errors));
+        return Err(graph_problem(errors));
     }
     if let Some(parent) = place.parent
         && dependency::would_wait_for_itself(connection, parent.id, &wanted).await?
@@ -381,7 +392,7 @@ async fn outside(
             looping = if at_front { front } else { back };
         }
         let errors = names(&|id| looping.contains(id), "waits for the task that this one would be under");
-        return Err(super::check::graph_problem(errors));
+        return Err(graph_problem(errors));
     }
     Ok(found)
 }
@@ -395,7 +406,7 @@ async fn artifacts(connection: &mut PgConnection, place: &Place<'_>, tasks: &[Ne
     let wanted: Vec<Uuid> = wanted.into_iter().collect();
     let known: HashSet<Uuid> =
         artifact::known(connection, place.namespace, &wanted).await?.into_iter().collect();
-    let mut check = super::check::Check::default();
+    let mut check = Check::default();
     for (index, task) in tasks.iter().enumerate() {
         for (at, input) in task.artifacts.iter().enumerate() {
             if !known.contains(&input.id.0) {
@@ -426,7 +437,7 @@ async fn secrets(connection: &mut PgConnection, place: &Place<'_>, tasks: &[NewT
     let names: Vec<String> = wanted.into_iter().map(ToOwned::to_owned).collect();
     let known: HashMap<String, i64> =
         secret::sizes(connection, place.namespace, &names).await?.into_iter().collect();
-    let mut check = super::check::Check::default();
+    let mut check = Check::default();
     for (index, task) in tasks.iter().enumerate() {
         let mut bytes = 0;
         for (at, wish) in task.secrets.iter().enumerate() {

@@ -14,6 +14,8 @@ use orca_proto::ids::TaskId;
 use orca_proto::plan::{self, Graph};
 use orca_proto::problem::{Kind, Problem};
 use orca_proto::spec::{DEFAULT_QUEUE, NewTask, is_valid_name};
+use orca_proto::strict;
+use serde::de::DeserializeOwned;
 use serde_json::Value;
 use sqlx::PgConnection;
 use tokio::time::Instant;
@@ -124,7 +126,7 @@ impl App {
     }
 
     fn check(&self, entry: &Entry) -> Result<Valid, Problem> {
-        let spec: NewTask = serde_json::from_str(&entry.spec)
+        let spec: NewTask = strict::from_str(&entry.spec)
             .map_err(|error| Problem::validation(vec![fault::field::<NewTask>(&entry.spec, &error)]))?;
         let outside = plan::validate_one(&spec).map_err(Problem::validation)?;
         check_dates(std::slice::from_ref(&spec), self.0.clock.now(), |_| String::new())
@@ -253,7 +255,33 @@ fn placeholder(given: &str) -> NewTask {
     let input = serde_json::from_str(given).unwrap_or_else(|_| Value::String(given.to_owned()));
     let queue = input.get("queue").and_then(Value::as_str).filter(|queue| is_valid_name(queue));
     let queue = queue.unwrap_or(DEFAULT_QUEUE).to_owned();
-    NewTask { name: Some("invalid".into()), queue, input, ..NewTask::new("") }
+    let mut spec = NewTask { queue, ..NewTask::new("") };
+    // What it was called by, as far as that is as it should be: by this it is looked for.
+    if let Some(name) = kept(&input, "name", |spec, name| spec.name = Some(name)) {
+        spec.name = name.name;
+    }
+    if let Some(key) = kept(&input, "key", |spec, key| spec.key = Some(key)) {
+        spec.key = key.key;
+    }
+    if let Some(labels) = kept(&input, "labels", |spec, labels| spec.labels = labels) {
+        spec.labels = labels.labels;
+    }
+    if spec.name.is_none() && spec.key.is_none() {
+        spec.name = Some("invalid".into());
+    }
+    NewTask { input, ..spec }
+}
+
+/// A task with nothing but this field of what was given, where that is valid by itself.
+fn kept<T: DeserializeOwned>(
+    given: &Value,
+    field: &str,
+    set: impl FnOnce(&mut NewTask, T),
+) -> Option<NewTask> {
+    let value = T::deserialize(given.get(field)?).ok()?;
+    let mut task = NewTask::new("image");
+    set(&mut task, value);
+    plan::validate_one(&task).is_ok().then_some(task)
 }
 
 /// Whether a spec is one that somebody gave, and not [`placeholder`]'s.

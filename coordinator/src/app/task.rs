@@ -12,6 +12,9 @@ use crate::db::{as_word, attempt, dependency, gate, task, to_json};
 /// Tasks on a page unless told.
 pub(super) const PAGE: u32 = 50;
 
+/// Tasks that try one again that are told.
+const RETRIES: i64 = 20;
+
 impl App {
     /// One task with its spec, attempts and result.
     ///
@@ -22,6 +25,16 @@ impl App {
         let body = task::get(&mut connection, &who.namespace, id).await?.ok_or_else(Error::not_found)?;
         let approval =
             if body.spec.approval.is_some() { gate::decided(&mut connection, id).await? } else { None };
+        let signals = if body.spec.wait_for.is_empty() {
+            Vec::new()
+        } else {
+            gate::arrived(&mut connection, id).await?
+        };
+        // What has not ended cannot have been tried again.
+        let retried_as = match body.summary.state.is_terminal() {
+            true => task::retries(&mut connection, id, RETRIES).await?,
+            false => Vec::new(),
+        };
         Ok(Task {
             summary: body.summary,
             spec: body.spec,
@@ -30,6 +43,8 @@ impl App {
             attempts: attempt::of_task(&mut connection, id).await?,
             retry_of: body.retry_of,
             approval,
+            signals,
+            retried_as,
         })
     }
 
@@ -110,8 +125,26 @@ fn states(text: &str, check: &mut Check) -> Vec<String> {
             Err(error) => check.fail("?state", format!("{word:?} is {error}")),
         }
     }
-    if words.is_empty() {
+    if words.is_empty() && text.split(',').all(|word| word.trim().is_empty()) {
         check.fail("?state", "must name at least one state");
     }
     words
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_word_that_is_no_state_is_told_once_and_none_at_all_too() {
+        for (text, told) in
+            [("nix", "is not a state"), ("ready,nix", "is not a state"), (" ,", "at least one")]
+        {
+            let mut check = Check::default();
+            states(text, &mut check);
+            let problem = check.done().unwrap_err().problem();
+            let [error] = problem.errors.as_slice() else { panic!("{text}: {problem:?}") };
+            assert!(error.detail.contains(told), "{text}: {}", error.detail);
+        }
+    }
 }

@@ -1,5 +1,7 @@
 //! Why a task is not running: gathers what is so at one instant, and lets dispatch explain it.
 
+use std::collections::HashMap;
+
 use jiff::Timestamp;
 use orca_proto::ids::TaskId;
 use orca_proto::node::NodeState;
@@ -15,7 +17,7 @@ use crate::db::apply::role_word;
 use crate::db::rules::{self, Rules};
 use crate::db::why::{self, Subject};
 use crate::db::{gate, inbox, lane, node, session};
-use crate::dispatch::{self, Asker, Fleet, Flow, InLine, LaneKey, Line, Moment, Settings, Usage};
+use crate::dispatch::{self, Ahead, Asker, Fleet, Flow, InLine, LaneKey, Line, Moment, Settings, Usage};
 
 /// Other tasks that are named at most: dependencies, and holders of a limit.
 const NAMED: i64 = 20;
@@ -58,6 +60,9 @@ impl App {
             && let Some(decided) = gate::decided(tx, id).await?.filter(|decided| decided.approved)
         {
             approved.push(dispatch::approved(&decided));
+        }
+        if !task.spec.wait_for.is_empty() {
+            approved.extend(gate::arrived(tx, id).await?.iter().map(dispatch::arrived));
         }
         match task.state {
             State::Blocked => {
@@ -109,7 +114,7 @@ impl App {
         let in_line = InLine {
             lane: &scene.key,
             since_us: now.as_microsecond(),
-            ahead: 0,
+            ahead: Ahead::default(),
             queue_holders: &[],
             group_holders: &[],
         };
@@ -129,7 +134,7 @@ impl App {
         let standing = why::standing(tx, task.lane, id, why::came(task)).await?;
         let since_us = standing.since.0.as_microsecond();
         let scene = self.scene(tx, namespace, task, now).await?;
-        let ahead = standing.before.saturating_add(others(tx, namespace, task, &scene, since_us).await?);
+        let ahead = ahead(tx, namespace, task, &scene, since_us, standing.before).await?;
         let (key, moment) = (&scene.key, scene.moment());
         let (queue, group) = limited(&key.flow, &moment);
         let (name, in_group) = (key.flow.queue(), key.flow.group());
@@ -147,7 +152,7 @@ impl App {
         let explained = dispatch::explain(in_line, &scene.nodes, &moment);
         conditions.extend(explained.conditions);
         conditions.extend(self.out_of_service(tx, namespace, task.role).await?);
-        Ok(dispatch::why(id, task.state, conditions, Some(ahead), explained.eligible_nodes))
+        Ok(dispatch::why(id, task.state, conditions, Some(ahead.tasks), explained.eligible_nodes))
     }
 
     /// The nodes that live and take no work, where nobody can know that from the rest.
@@ -211,14 +216,15 @@ impl Scene {
     }
 }
 
-/// How many tasks of other lanes go before this one.
-async fn others(
+/// How many tasks go before the one that has so many of its own lane before it.
+async fn ahead(
     tx: &mut PgConnection,
     namespace: &str,
     task: &Subject,
     scene: &Scene,
     since_us: i64,
-) -> Result<u64, Error> {
+    in_lane: u64,
+) -> Result<Ahead, Error> {
     // Those that none of the nodes that fit this task may take are not in its way. Where there is no node at all, one that fits
     // may be one that fits them too.
     let fit = scene.nodes.iter().filter(|node| dispatch::fits(node, &scene.key));
@@ -235,19 +241,22 @@ async fn others(
             lane: std::sync::Arc::new(lane.key),
         })
         .collect();
-    let mut before = dispatch::before(&lines, &scene.key, since_us, &scene.moment());
+    let before = dispatch::before(&lines, &scene.key, since_us, &scene.moment());
     // Lines also hold what ended in them: told apart where that is soon done, the short ones first.
-    before.sort_by_key(|line| line.waiting);
+    let mut short: Vec<&Line> = before.lines().collect();
+    short.sort_by_key(|line| line.waiting);
     let mut looked_at = 0_u64;
-    let short = before.iter().take_while(|line| {
+    let few = short.iter().take_while(|line| {
         looked_at = looked_at.saturating_add(line.waiting);
         looked_at <= LOOKED_AT
     });
-    let (short, long) = before.split_at(short.count());
+    let few = few.count();
+    short.truncate(few);
     let ids: Vec<i32> = short.iter().map(|line| line.id).collect();
     let waiting = why::waiting(tx, &ids).await?;
     let exact = waiting.into_iter().map(|waiting| u64::try_from(waiting).unwrap_or_default());
-    Ok(exact.chain(long.iter().map(|line| line.waiting)).fold(0, u64::saturating_add))
+    let exact: HashMap<i32, u64> = ids.into_iter().zip(exact).collect();
+    Ok(before.ahead(in_lane, |line| exact.get(&line.id).copied().unwrap_or(line.waiting)))
 }
 
 /// Whether the queue and the group of a flow have a limit, and as many running as it lets.

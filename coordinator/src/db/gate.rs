@@ -2,6 +2,7 @@
 
 use orca_proto::approval::Decided;
 use orca_proto::ids::TaskId;
+use orca_proto::signal::Arrived;
 use orca_proto::spec::{NewTask, OnTimeout};
 use sqlx::PgConnection;
 use uuid::Uuid;
@@ -118,6 +119,19 @@ pub(crate) async fn decided(connection: &mut PgConnection, task: TaskId) -> sqlx
     .fetch_optional(connection)
     .await?;
     Ok(row.map(|row| Decided { approved: !row.refused, at: row.at.0, by: row.by, comment: row.comment }))
+}
+
+/// The signals that a task waited for and that have come, first come first.
+pub(crate) async fn arrived(connection: &mut PgConnection, task: TaskId) -> sqlx::Result<Vec<Arrived>> {
+    let rows = sqlx::query!(
+        r#"SELECT name, opened_at AS "at!: Time", coalesce(opened_by, '') AS "by!" FROM orca.gates
+           WHERE task = $1 AND name <> $2 AND opened_at IS NOT NULL ORDER BY opened_at, name"#,
+        task.0,
+        APPROVAL
+    )
+    .fetch_all(connection)
+    .await?;
+    Ok(rows.into_iter().map(|row| Arrived { name: row.name, at: row.at.0, by: row.by }).collect())
 }
 
 /// What is to happen when the wait at a closed gate takes too long; nothing where it is open.

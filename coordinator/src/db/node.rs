@@ -229,16 +229,19 @@ pub(crate) async fn live(
     let less = |all: i64, used: i64| u64::try_from(all - used).unwrap_or_default();
     rows.into_iter()
         .map(|row| {
-            let free = row.millicpus.zip(row.memory).map(|(millicpus, memory)| Capacity {
-                millicpus: less(millicpus, row.used_millicpus),
-                memory: less(memory, row.used_memory),
-            });
+            let has = |used_millicpus: i64, used_memory: i64| {
+                row.millicpus.zip(row.memory).map(|(millicpus, memory)| Capacity {
+                    millicpus: less(millicpus, used_millicpus),
+                    memory: less(memory, used_memory),
+                })
+            };
             Ok(Asker {
                 name: row.name,
                 labels: from_json(&row.labels, "nodes.labels")?,
                 queues: row.queues.into_iter().collect(),
                 slots: u32::try_from(i64::from(row.slots) - row.open).unwrap_or_default(),
-                free,
+                free: has(row.used_millicpus, row.used_memory),
+                size: has(0, 0),
             })
         })
         .collect()

@@ -18,6 +18,8 @@ pub(crate) struct Stored {
     pub(crate) paused_reason: Option<String>,
     pub(crate) last_at: Option<Time>,
     pub(crate) last_task: Option<Uuid>,
+    /// The task that a next run may not overlap: of the run that was enqueued last, whatever instant it was for.
+    pub(crate) open_task: Option<Uuid>,
     pub(crate) created_at: Time,
     pub(crate) updated_at: Time,
 }
@@ -31,7 +33,7 @@ pub(crate) async fn get(
     sqlx::query_as!(
         Stored,
         r#"SELECT namespace, name, spec::text AS "spec!", next_run AS "next_run: Time",
-                  paused_at AS "paused_at: Time", paused_by, paused_reason, last_at AS "last_at: Time", last_task,
+                  paused_at AS "paused_at: Time", paused_by, paused_reason, last_at AS "last_at: Time", last_task, open_task,
                   created_at AS "created_at: Time", updated_at AS "updated_at: Time"
            FROM orca.schedules WHERE namespace = $1 AND name = $2"#,
         namespace,
@@ -50,7 +52,7 @@ pub(crate) async fn lock(
     sqlx::query_as!(
         Stored,
         r#"SELECT namespace, name, spec::text AS "spec!", next_run AS "next_run: Time",
-                  paused_at AS "paused_at: Time", paused_by, paused_reason, last_at AS "last_at: Time", last_task,
+                  paused_at AS "paused_at: Time", paused_by, paused_reason, last_at AS "last_at: Time", last_task, open_task,
                   created_at AS "created_at: Time", updated_at AS "updated_at: Time"
            FROM orca.schedules WHERE namespace = $1 AND name = $2 FOR UPDATE"#,
         namespace,
@@ -72,10 +74,10 @@ pub(crate) async fn list(
     sqlx::query_as!(
         Stored,
         r#"SELECT namespace, name, spec AS "spec!", next_run AS "next_run: Time",
-                  paused_at AS "paused_at: Time", paused_by, paused_reason, last_at AS "last_at: Time", last_task,
+                  paused_at AS "paused_at: Time", paused_by, paused_reason, last_at AS "last_at: Time", last_task, open_task,
                   created_at AS "created_at: Time", updated_at AS "updated_at: Time"
            FROM (SELECT namespace, name, spec::text AS spec, next_run, paused_at, paused_by, paused_reason, last_at,
-                        last_task, created_at, updated_at, row_number() OVER so_far AS place,
+                        last_task, open_task, created_at, updated_at, row_number() OVER so_far AS place,
                         sum(octet_length(spec::text)) OVER so_far AS total
                  FROM orca.schedules WHERE namespace = $1 AND name > $2
                  WINDOW so_far AS (ORDER BY name) ORDER BY name LIMIT $3) page
@@ -218,7 +220,7 @@ pub(crate) async fn take_due(connection: &mut PgConnection, namespace: &str) -> 
     sqlx::query_as!(
         Stored,
         r#"SELECT namespace, name, spec::text AS "spec!", next_run AS "next_run: Time",
-                  paused_at AS "paused_at: Time", paused_by, paused_reason, last_at AS "last_at: Time", last_task,
+                  paused_at AS "paused_at: Time", paused_by, paused_reason, last_at AS "last_at: Time", last_task, open_task,
                   created_at AS "created_at: Time", updated_at AS "updated_at: Time"
            FROM orca.schedules WHERE namespace = $1 AND paused_at IS NULL AND next_at <= orca.now()
            ORDER BY next_at LIMIT 1 FOR UPDATE SKIP LOCKED"#,
@@ -271,7 +273,7 @@ pub(crate) async fn postpone(connection: &mut PgConnection, stored: &Stored, by_
     .map(drop)
 }
 
-/// Notes the latest run and its task.
+/// Notes a run and its task: as the latest, unless one of a later instant was enqueued before.
 pub(crate) async fn ran(
     connection: &mut PgConnection,
     stored: &Stored,
@@ -279,7 +281,9 @@ pub(crate) async fn ran(
     task: TaskId,
 ) -> sqlx::Result<()> {
     sqlx::query!(
-        r#"UPDATE orca.schedules SET last_at = orca.instant($3), last_task = $4
+        r#"UPDATE orca.schedules
+           SET open_task = $4, last_task = CASE WHEN last_at > orca.instant($3) THEN last_task ELSE $4 END,
+               last_at = greatest(last_at, orca.instant($3))
            WHERE namespace = $1 AND name = $2"#,
         stored.namespace,
         stored.name,

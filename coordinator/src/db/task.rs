@@ -102,6 +102,22 @@ pub(crate) struct Body {
     pub(crate) retry_of: Option<TaskId>,
 }
 
+/// The tasks that try this one again, newest first; at most `most`.
+pub(crate) async fn retries(
+    connection: &mut PgConnection,
+    id: TaskId,
+    most: i64,
+) -> sqlx::Result<Vec<TaskId>> {
+    let ids = sqlx::query_scalar!(
+        "SELECT id FROM orca.tasks WHERE retry_of = $1 ORDER BY id DESC LIMIT $2",
+        id.0,
+        most
+    )
+    .fetch_all(connection)
+    .await?;
+    Ok(ids.into_iter().map(TaskId).collect())
+}
+
 /// The words of the column that stand for any of these states.
 fn stored(states: &[String]) -> Vec<String> {
     let mut stored = Vec::new();

@@ -23,6 +23,8 @@ pub(crate) struct Asker {
     pub(crate) slots: u32,
     /// Processors and memory that it has free; none when it does not count them.
     pub(crate) free: Option<Capacity>,
+    /// All that it has, whoever uses it now; none when it does not count them, or where nobody asks.
+    pub(crate) size: Option<Capacity>,
 }
 
 /// Whether a node that serves `queues` (all when empty) serves `queue`.
@@ -32,7 +34,14 @@ pub(crate) fn serves(queues: &BTreeSet<String>, queue: &str) -> bool {
 
 /// Whether a node could ever take tasks of a lane: what it has free now aside.
 pub(crate) fn fits(node: &Asker, lane: &LaneKey) -> bool {
-    serves(&node.queues, lane.flow.queue()) && meets(&lane.requires, &node.labels)
+    serves(&node.queues, lane.flow.queue())
+        && meets(&lane.requires, &node.labels)
+        && is_large_enough(node, lane)
+}
+
+/// Whether a node that runs nothing has the processors and memory for a task of a lane.
+pub(crate) fn is_large_enough(node: &Asker, lane: &LaneKey) -> bool {
+    node.size.is_none_or(|size| size.holds(lane.needs) > 0)
 }
 
 /// The live nodes of one namespace and role by what never changes while they live: made anew when one comes or goes.

@@ -4,6 +4,7 @@
 use jiff::Timestamp;
 use orca_proto::approval::Decided;
 use orca_proto::ids::TaskId;
+use orca_proto::signal::Arrived;
 use orca_proto::task::{Outcome, State};
 use orca_proto::why::{Condition, ConditionKind};
 use serde_json::{Map, Value, json};
@@ -98,6 +99,17 @@ pub(crate) fn signal(name: &str, until: Option<Timestamp>, now: Timestamp) -> Co
         true,
         format!("signal {name} has not arrived yet{}", limit(until, now)),
         [("signal", json!(name)), ("until", json!(until))],
+    )
+}
+
+/// A signal that it waited for has come.
+pub(crate) fn arrived(signal: &Arrived) -> Condition {
+    let Arrived { name, at, by } = signal;
+    condition(
+        ConditionKind::Signal,
+        false,
+        format!("signal {name} came from {by} at {}", words::instant(*at)),
+        [("signal", json!(name)), ("by", json!(by)), ("at", json!(at))],
     )
 }
 

@@ -27,10 +27,10 @@ mod tests;
 pub(crate) use asker::{Asker, Fleet, fits};
 pub(crate) use choose::{Pick, choose};
 pub(crate) use condition::{
-    approval, approved, backoff, cancel_requested, children, dependency, due, ended, further, held_by,
-    out_of_service, signal,
+    approval, approved, arrived, backoff, cancel_requested, children, dependency, due, ended, further,
+    held_by, out_of_service, signal,
 };
-pub(crate) use explain::{InLine, before, explain, lasting, why};
+pub(crate) use explain::{Ahead, InLine, before, explain, lasting, why};
 pub(crate) use fairness::Fairness;
 pub(crate) use lane::{Capacity, Flow, Labels, LaneKey, Line};
 pub(crate) use obstacle::{Moment, again_in};

@@ -11,7 +11,7 @@ use orca_proto::spec::{Role, meets};
 use orca_proto::why::{Condition, ConditionKind};
 use serde_json::{Value, json};
 
-use super::asker::Asker;
+use super::asker::{Asker, is_large_enough};
 use super::condition::condition;
 use super::explain::InLine;
 use super::lane::{Capacity, Labels, LaneKey};
@@ -21,12 +21,15 @@ use super::words;
 /// Nodes, and tasks that hold a limit, that are named at most.
 pub(super) const NAMED: usize = 20;
 
+/// The fact of a task that is larger than each of the nodes.
+pub(super) const TOO_LARGE: &str = "too_large";
+
 /// What a sentence may speak of.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Facts<'a> {
     /// The task.
     pub(super) task: InLine<'a>,
-    /// The nodes that are kept from it by this obstacle and by none before it.
+    /// The nodes that are kept from it by this obstacle: by none before it, or whatever else keeps them.
     pub(super) stopped: &'a [&'a Asker],
     /// How many nodes live.
     pub(super) live: usize,
@@ -150,22 +153,36 @@ fn queues(facts: &Facts<'_>) -> Condition {
 
 fn resources(facts: &Facts<'_>) -> Condition {
     let needs = facts.task.lane.needs;
-    let free = |node: &&Asker| node.free.unwrap_or_default();
-    let most = facts.stopped.iter().map(free).fold(Capacity::default(), |most, free| Capacity {
-        millicpus: most.millicpus.max(free.millicpus),
-        memory: most.memory.max(free.memory),
-    });
+    let most = |of: fn(&Asker) -> Option<Capacity>| {
+        let each = facts.stopped.iter().map(|node| of(node).unwrap_or_default());
+        each.fold(Capacity::default(), |most, one| Capacity {
+            millicpus: most.millicpus.max(one.millicpus),
+            memory: most.memory.max(one.memory),
+        })
+    };
+    let (free, size) = (most(|node| node.free), most(|node| node.size.or(node.free)));
+    let too_large = !facts.stopped.iter().any(|node| is_large_enough(node, facts.task.lane));
     let (nobody, of) = nobody(facts);
-    let message = format!(
-        "{nobody} has {} free ({of}; the most that any has: {})",
-        words::capacity(needs),
-        words::capacity(most)
-    );
+    let needed = words::capacity(needs);
+    let message = if too_large {
+        // Waiting helps nobody here, so the words must not sound as if it did.
+        let largest = words::capacity(size);
+        format!(
+            "{nobody} is large enough for {needed}, whatever runs there ({of}; the most that any has in all: {largest})"
+        )
+    } else {
+        format!("{nobody} has {needed} free ({of}; the most that any has: {})", words::capacity(free))
+    };
     of_nodes(
         ConditionKind::NodeResources,
         message,
         facts,
-        [("needs", amount(needs)), ("most_free", amount(most))],
+        [
+            ("needs", amount(needs)),
+            ("most_free", amount(free)),
+            ("most_in_all", amount(size)),
+            (TOO_LARGE, json!(too_large)),
+        ],
     )
 }
 

@@ -8,7 +8,7 @@ use orca_proto::ids::TaskId;
 use orca_proto::problem::Kind;
 use orca_proto::selector::Selector;
 use orca_proto::spec::{NewTask, Unique, UniqueWhile};
-use orca_proto::task::{Cancellation, State};
+use orca_proto::task::{Cancellation, State, Task};
 use orca_proto::token::Access;
 use serde_json::json;
 
@@ -77,13 +77,16 @@ async fn a_dead_letter_that_is_tried_again_leaves_the_list_for_a_new_task() {
         let new = test.task(*id).await;
         assert_eq!((new.retry_of, new.summary.state), (Some(old), State::Ready));
     }
-    assert_eq!(test.task(old[0]).await, before);
+    let after = test.task(old[0]).await;
+    assert_eq!(after.retried_as, [made.ids[0]]);
+    assert_eq!(Task { retried_as: Vec::new(), ..after }, before);
     assert!(dead(&test, DeadLetterFilter::default()).await.is_empty());
     assert!(test.app.retry_dead_letters(&test.operator(), all(), None).await.unwrap().ids.is_empty());
     let grant = node.claim_one().await;
     node.fail(&grant).await;
     assert_eq!(dead(&test, DeadLetterFilter::default()).await, [grant.task]);
-    test.app.task_retry(&test.operator(), grant.task, None).await.unwrap();
+    let again = test.app.task_retry(&test.operator(), grant.task, None).await.unwrap();
+    assert_eq!(test.task(grant.task).await.retried_as, [again.summary.id]);
     assert!(dead(&test, DeadLetterFilter::default()).await.is_empty());
     test.stop().await;
 }

@@ -9,8 +9,9 @@ use orca_proto::ids::TaskId;
 use orca_proto::problem::Kind;
 use orca_proto::signal::Signal;
 use orca_proto::spec::{Approval, NewTask, OnTimeout, WaitFor};
-use orca_proto::task::{State, TaskSummary};
+use orca_proto::task::{State, Task, TaskSummary};
 use orca_proto::token::Access;
+use orca_proto::why::ConditionKind;
 use serde_json::{Value, json};
 
 use super::support::{TestApp, after, kind, principal, task};
@@ -92,6 +93,27 @@ async fn who_approved_a_task_and_with_which_words_is_told_to_whoever_looks_later
         message.starts_with("it was approved by ann at 20") && message.ends_with("“looks good”"),
         "{message}"
     );
+    test.stop().await;
+}
+
+#[tokio::test]
+async fn a_signal_that_came_is_told_with_its_time_to_whoever_looks_later() {
+    let test = TestApp::start().await;
+    let node = test.worker("w").await;
+    let id = test.enqueue(waiting("a", &["go", "stop"])).await;
+    send(&test, id, "go", json!(1)).await.unwrap();
+    let names = |task: &Task| task.signals.iter().map(|come| come.name.clone()).collect::<Vec<_>>();
+    assert_eq!(names(&test.task(id).await), ["go"]);
+    send(&test, id, "stop", json!(1)).await.unwrap();
+    node.succeed(&node.claim_one().await, json!(1)).await;
+    let task = test.task(id).await;
+    assert_eq!(
+        (names(&task), task.signals[0].by.as_str()),
+        (vec!["go".to_owned(), "stop".to_owned()], "ann")
+    );
+    let told = test.app.task_why(&test.operator(), id).await.unwrap();
+    let come = told.conditions.iter().filter(|one| one.kind == ConditionKind::Signal && !one.blocks);
+    assert_eq!(come.count(), 2, "{told:?}");
     test.stop().await;
 }
 

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use orca_proto::plan::Batch;
 use orca_proto::problem::Kind;
-use orca_proto::task::{State, TaskFilter};
+use orca_proto::task::{State, Task, TaskFilter};
 use orca_proto::token::Access;
 use serde_json::json;
 
@@ -63,6 +63,8 @@ async fn a_retry_is_a_new_task_and_the_old_one_stays_as_it_ended() {
     let grant = node.claim_one().await;
     assert_eq!((grant.task, grant.attempt), (again.summary.id, 1));
     node.succeed(&grant, json!(1)).await;
-    assert_eq!(test.task(id).await, before);
+    let after = test.task(id).await;
+    assert_eq!(after.retried_as, [again.summary.id]);
+    assert_eq!(Task { retried_as: Vec::new(), ..after }, before);
     test.stop().await;
 }

@@ -3,7 +3,7 @@
 use orca_proto::ids::TaskId;
 use orca_proto::problem::Kind;
 use orca_proto::selector::Selector;
-use orca_proto::task::{State, Task};
+use orca_proto::task::{State, Task, TaskFilter};
 use serde_json::{Value, json};
 use sqlx::{Connection, PgConnection};
 
@@ -83,7 +83,7 @@ async fn a_spec_that_does_not_hold_becomes_a_failed_task_that_keeps_it_and_is_in
     let mut bad = Vec::new();
     for (spec, reason) in [
         (json!({"container": {"image": "x", "imagee": 1}}), "/container/imagee unknown field `imagee`"),
-        (json!({"container": {"image": "x"}, "priority": 1.5}), "/priority invalid type"),
+        (json!({"container": {"image": "x"}, "priority": 1.5}), "/priority must be a whole number"),
         (json!({"container": {"image": "x"}, "labels": {"a b": "c"}}), "/labels/a b must be"),
         (json!({"container": {"image": "x"}, "deadline": "2001-01-01T00:00:00Z"}), "/deadline"),
         (json!({"container": {"image": "x"}, "depends_on": [missing]}), "/depends_on/0"),
@@ -114,6 +114,31 @@ async fn a_spec_that_does_not_hold_becomes_a_failed_task_that_keeps_it_and_is_in
     let all = Selector { all: true, ..Selector::default() };
     let again = test.app.retry_dead_letters(&test.operator(), all, None).await;
     assert_eq!(again.unwrap().ids.len(), 2);
+    test.stop().await;
+}
+
+#[tokio::test]
+async fn a_spec_that_does_not_hold_is_found_by_the_name_and_the_labels_that_it_was_given() {
+    let test = TestApp::start().await;
+    let mut connection = test.connection().await;
+    let deadline = "2001-01-01T00:00:00Z";
+    let spec = json!({
+        "container": {"image": "x"}, "deadline": deadline, "name": "invoice-7", "key": "k", "queue": "bills",
+        "labels": {"customer": "acme"},
+    });
+    let id = enqueue(&mut connection, &spec, None).await.unwrap();
+    let spec = json!({"container": {"image": "x"}, "deadline": deadline, "name": "\n", "key": "a b", "labels": {"a b": "c"}});
+    let nameless = enqueue(&mut connection, &spec, None).await.unwrap();
+    test.reconcile().await;
+    let task = taken(&test, id).await;
+    assert_eq!((task.summary.name.as_str(), task.summary.queue.as_str()), ("invoice-7", "bills"));
+    assert_eq!(task.summary.labels, [("customer".to_owned(), "acme".to_owned())].into());
+    assert_eq!(task.spec.key.as_deref(), Some("k"));
+    let filter = TaskFilter { name: Some("invoice-7".into()), ..TaskFilter::default() };
+    let found = test.app.task_list(&test.operator(), filter).await.unwrap();
+    assert_eq!(found.items.iter().map(|item| item.id).collect::<Vec<_>>(), [id]);
+    let task = taken(&test, nameless).await;
+    assert_eq!((task.summary.name.as_str(), task.spec.key, task.summary.labels.len()), ("invalid", None, 0));
     test.stop().await;
 }
 

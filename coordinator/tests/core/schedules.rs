@@ -313,6 +313,16 @@ async fn a_backfill_enqueues_a_past_window_oldest_first_one_after_another() {
         node.fail(&grant).await;
     }
     assert_eq!(backfill(window, Some("k")).await.unwrap(), filled);
+    let latest = test.schedule("nightly").await.last;
+    assert_eq!(latest, Some(LastRun { at: days(1), task: filled.ids[2] }));
+    let older = Backfill { from: days(9), to: days(9) };
+    let made = backfill(older, None).await.unwrap().ids;
+    assert_eq!(test.schedule("nightly").await.last, latest, "an older run is not the last");
+    let grant = node.claim_one().await;
+    assert_eq!(grant.task, made[0]);
+    let skipped = test.app.schedule_run(&test.operator(), "nightly", None).await;
+    assert_eq!(kind(skipped), Kind::Conflict, "but it is the one that none may overlap");
+    node.fail(&grant).await;
     assert_eq!(backfill(window, None).await.unwrap().ids.len(), 3);
     let future = Backfill { to: first, ..window };
     assert_eq!(pointers(backfill(future, None).await), ["/to"]);

@@ -6,6 +6,7 @@ use orca_proto::duration::Span;
 use orca_proto::ids::TaskId;
 use orca_proto::plan::Batch;
 use orca_proto::problem::Kind;
+use orca_proto::queue::Pause;
 use orca_proto::spec::{Approval, NewTask, WaitFor};
 use orca_proto::task::{Cancellation, State};
 use orca_proto::token::Access;
@@ -107,6 +108,7 @@ async fn a_retry_says_how_the_last_attempt_ended_and_when_the_next_follows() {
     let mut spec = task("a");
     spec.retry.max_attempts = 3;
     spec.retry.backoff.initial = Span::secs(3_600);
+    spec.retry.backoff.max = Span::secs(3_600);
     let id = test.enqueue(spec).await;
     let node = test.worker("w").await;
     let grant = node.claim_one().await;
@@ -224,5 +226,27 @@ async fn a_higher_priority_goes_before_and_a_lower_one_does_not() {
     test.enqueue(NewTask { priority: 5, ..task("high") }).await;
     assert_eq!(why(&test, id).await.ahead, Some(1));
     test.clock.advance(Duration::from_secs(3));
+    test.stop().await;
+}
+
+#[tokio::test]
+async fn the_tasks_of_other_groups_that_take_turns_with_its_own_are_counted_also_while_the_queue_is_paused() {
+    let test = TestApp::start().await;
+    test.worker("w").await;
+    let mut last = None;
+    for n in 0..40 {
+        test.clock.advance(Duration::from_millis(10));
+        let group = Some(format!("g{}", n % 4));
+        last = Some(test.enqueue(NewTask { queue: "gg".into(), group, ..task("t") }).await);
+    }
+    let pause = Pause { reason: None };
+    test.app.queue_pause(&test.operator(), "gg", pause).await.unwrap();
+    let told = why(&test, last.unwrap()).await;
+    assert_eq!(told.ahead, Some(39), "{told:?}");
+    let behind = told.conditions.iter().find(|one| one.kind == ConditionKind::BehindOthers).unwrap();
+    assert_eq!(
+        behind.message,
+        "about 39 tasks go before it, 30 of them of other groups or queues, which take turns with its own"
+    );
     test.stop().await;
 }

@@ -186,10 +186,19 @@ pub(crate) fn json(value: &Value, at: impl Display, most: usize, too_large: &str
     }
 }
 
+/// What is said of a point in time that is not [in the calendar](is_in_calendar).
+pub const CALENDAR: &str = "must lie in the years 1970 to 2999";
+
+/// Whether every part's calendar has a point in time: that of the years 1970 to 2999.
+#[must_use]
+pub fn is_in_calendar(value: Timestamp) -> bool {
+    (0..=LAST_SECOND).contains(&value.as_second())
+}
+
 /// A point in time that every part's calendar has.
 pub(crate) fn instant(value: Option<Timestamp>, at: impl Display, errors: &mut Errors) {
-    if value.is_some_and(|value| !(0..=LAST_SECOND).contains(&value.as_second())) {
-        fail(errors, at, "must lie in the years 1970 to 2999");
+    if value.is_some_and(|value| !is_in_calendar(value)) {
+        fail(errors, at, CALENDAR);
     }
 }
 
@@ -293,6 +302,9 @@ fn retry(spec: &Retry, at: Pointer<'_>, errors: &mut Errors) {
     let pointer = at.field("backoff");
     span(*initial, pointer.field("initial"), errors);
     span(*max, pointer.field("max"), errors);
+    if initial > max {
+        fail(errors, pointer.field("initial"), "must be at most max, which is 5m unless told");
+    }
     if !(1.0..=10.0).contains(factor) {
         fail(errors, pointer.field("factor"), "must lie between 1 and 10");
     }
@@ -311,6 +323,11 @@ fn retry(spec: &Retry, at: Pointer<'_>, errors: &mut Errors) {
             if !(0..=255).contains(code) {
                 fail(errors, pointer.index(index), "must lie between 0 and 255");
             }
+            if field == "except_exit_codes"
+                && exit_codes.iter().take(limits::EXIT_CODES).any(|only| only == code)
+            {
+                fail(errors, pointer.index(index), "is among exit_codes as well");
+            }
         }
     }
 }
@@ -327,6 +344,13 @@ fn timeouts(spec: &Timeouts, at: Pointer<'_>, errors: &mut Errors) {
     if let Some(limit) = heartbeat {
         if *limit < Span::secs(1) {
             fail(errors, at.field("heartbeat"), "must be at least 1s");
+        }
+        if limit > start_to_close {
+            fail(
+                errors,
+                at.field("heartbeat"),
+                "must be at most start_to_close, which would end the attempt first",
+            );
         }
         span(*limit, at.field("heartbeat"), errors);
     }

@@ -21,7 +21,7 @@ pub struct Retry {
     /// Of `failed`, only these exit codes are; any when empty. 0 to 255; at most 64.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub exit_codes: Vec<i32>,
-    /// Of `failed`, all but these exit codes are. 0 to 255; at most 64.
+    /// Of `failed`, all but these exit codes are. 0 to 255; at most 64, none of them in `exit_codes`.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub except_exit_codes: Vec<i32>,
 }
@@ -74,7 +74,7 @@ impl Default for Retry {
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(deny_unknown_fields, default)]
 pub struct Backoff {
-    /// Before the second attempt; 1 s unless told.
+    /// Before the second attempt; 1 s unless told; at most `max`.
     #[serde(skip_serializing_if = "Backoff::usual_initial")]
     pub initial: Span,
     /// Growth per attempt; 1 to 10; 2 unless told.
@@ -149,7 +149,7 @@ pub struct Timeouts {
     /// Between SIGTERM and SIGKILL when a limit is reached or the task is cancelled; 10 s unless told.
     #[serde(skip_serializing_if = "Timeouts::usual_grace")]
     pub grace: Span,
-    /// The program must report progress, whatever it says, at least this often; at least 1 s.
+    /// The program must report progress, whatever it says, at least this often; at least 1 s, at most `start_to_close`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub heartbeat: Option<Span>,
 }

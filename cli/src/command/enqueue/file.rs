@@ -6,6 +6,7 @@ use std::path::Path;
 use orca_proto::limits;
 use orca_proto::plan::Batch;
 use orca_proto::spec::NewTask;
+use orca_proto::strict::Strict;
 use serde::de::{DeserializeOwned, IgnoredAny};
 use serde_json::Value;
 
@@ -110,7 +111,7 @@ fn shaped(
 
 fn from_json<T: DeserializeOwned>(text: &str) -> Result<T, String> {
     let mut reader = serde_json::Deserializer::from_str(text);
-    let read = serde_path_to_error::deserialize(&mut reader).map_err(|error| {
+    let read = serde_path_to_error::deserialize(Strict(&mut reader)).map_err(|error| {
         let field = field_of(error.path());
         with_field(breaks(&error.into_inner()), field)
     })?;
@@ -127,7 +128,7 @@ fn from_yaml<T: DeserializeOwned>(text: &str) -> Result<T, String> {
     };
     let mut field = None;
     let read = serde_saphyr::with_deserializer_from_str_with_options(text, options, |reader| {
-        serde_path_to_error::deserialize(reader).map_err(|error| {
+        serde_path_to_error::deserialize(Strict(reader)).map_err(|error| {
             field = field_of(error.path());
             error.into_inner()
         })

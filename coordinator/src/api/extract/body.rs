@@ -132,7 +132,10 @@ async fn drain(mut body: Body) {
 }
 
 fn too_large(limit: usize) -> Refusal {
-    Refusal::new(Kind::BodyTooLarge, format!("this route reads at most {limit} bytes"))
+    let detail = format!(
+        "this route reads at most {limit} bytes; send tasks in several batches, and what is large as an artifact"
+    );
+    Refusal::new(Kind::BodyTooLarge, detail)
 }
 
 fn content_length(headers: &HeaderMap) -> Option<u64> {

@@ -8,7 +8,8 @@ use axum::http::HeaderMap;
 use axum::http::header::CONTENT_TYPE;
 use axum::response::{IntoResponse, Response};
 use orca_proto::limits;
-use orca_proto::problem::{FieldError, Kind};
+use orca_proto::problem::Kind;
+use orca_proto::strict;
 use serde::Serialize;
 use serde::de::{DeserializeOwned, IgnoredAny};
 use serde_json::error::Category;
@@ -72,16 +73,13 @@ pub(super) fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Refusal> {
             format!("the body is not UTF-8: byte {} is where it stops being so", error.valid_up_to());
         Refusal::new(Kind::Malformed, detail)
     })?;
-    let error = match serde_json::from_str(text) {
+    let error = match strict::from_str(text) {
         Ok(value) => return Ok(value),
         // A field may have been refused before the parser came to where the text stops being JSON.
         Err(error) => serde_json::from_str::<IgnoredAny>(text).err().unwrap_or(error),
     };
     match error {
-        error if error.classify() == Category::Data => {
-            let FieldError { pointer, detail } = fault::field::<T>(text, &error);
-            Err(Refusal::field(pointer, detail))
-        }
+        error if error.classify() == Category::Data => Err(Refusal::fields(fault::fields::<T>(text, &error))),
         _ if text.trim().is_empty() => {
             Err(Refusal::new(Kind::Malformed, "the body is empty; this route reads a JSON document"))
         }
@@ -93,6 +91,7 @@ pub(super) fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Refusal> {
 mod tests {
     use orca_proto::attempt::Report;
     use orca_proto::plan::Batch;
+    use orca_proto::selector::BulkCancel;
     use orca_proto::spec::NewTask;
 
     use super::*;
@@ -118,6 +117,12 @@ mod tests {
                 "/retry/backoff/initial",
             ),
             (r#"{"container":{"image":"a"},"a/b~c":1}"#, "/a~1b~0c"),
+            (r#"{"container":["a",["x"]]}"#, "/container"),
+            (r#"{"container":{"image":"a"},"retry":[5]}"#, "/retry"),
+            (r#"[]"#, ""),
+            (r#"{"container":{"image":"a"},"labels":{"x":"1","x":"2"}}"#, "/labels/x"),
+            (r#"{"container":{"image":"a","env":{"X":"1","X":"2"}}}"#, "/container/env/X"),
+            (r#"{"container":{"image":"a"},"annotations":{"x":"1","x":"2"}}"#, "/annotations/x"),
         ] {
             let (kind, pointer, detail) = fault::<NewTask>(text);
             assert_eq!((kind, pointer.as_str()), (Kind::Validation, at), "{text}: {detail}");
@@ -125,8 +130,25 @@ mod tests {
         let (_, pointer, _) =
             fault::<Batch>(r#"{"tasks":[{"container":{"image":"a"}},{"container":{"image":4}}]}"#);
         assert_eq!(pointer, "/tasks/1/container/image");
+        let (_, pointer, _) = fault::<BulkCancel>(r#"{"selector":[[],"run"]}"#);
+        assert_eq!(pointer, "/selector");
+        let (_, pointer, _) = fault::<Report>(r#"{"outcome":["succeeded"]}"#);
+        assert_eq!(pointer, "/outcome");
         let (kind, ..) = fault::<Report>(r#"{"outcome":{"kind":"exploded"}}"#);
         assert_eq!(kind, Kind::Validation);
+    }
+
+    #[test]
+    fn each_task_of_a_list_is_told_its_fault_and_not_only_the_first() {
+        let text = r#"{"tasks":[{"container":{"image":"a"},"priority":101},{"container":{"image":"a"},"run_at":"tomorrow"},
+            {"container":{"image":"a"}},{"container":["a"]}]}"#;
+        let refusal = parse::<Batch>(text.as_bytes()).unwrap_err();
+        let pointers: Vec<&str> =
+            refusal.problem().errors.iter().map(|error| error.pointer.as_str()).collect();
+        assert_eq!(pointers, ["/tasks/0/priority", "/tasks/1/run_at", "/tasks/3/container"]);
+        let many = vec![r#"{"container":1}"#; 3_000].join(",");
+        let refusal = parse::<Batch>(format!(r#"{{"tasks":[{many}]}}"#).as_bytes()).unwrap_err();
+        assert_eq!(refusal.problem().errors.len(), 100, "as many as are told");
     }
 
     #[test]

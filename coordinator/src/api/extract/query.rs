@@ -6,7 +6,7 @@ use orca_proto::problem::Kind;
 use serde::de::DeserializeOwned;
 
 use super::super::refusal::Refusal;
-use crate::app::fault::named_field;
+use crate::app::fault::{named_field, told};
 
 /// The query.
 pub(crate) struct Query<T>(pub(crate) T);
@@ -28,7 +28,7 @@ fn parse<T: DeserializeOwned>(text: &str) -> Result<T, Refusal> {
         let message = error.inner().to_string();
         let path = error.path().to_string();
         let name = named_field(&message).unwrap_or(if path == "." { "" } else { &path });
-        Refusal::field(format!("?{name}"), message.as_str())
+        Refusal::field(format!("?{name}"), told(&message))
     })
 }
 

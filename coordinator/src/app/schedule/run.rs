@@ -201,7 +201,7 @@ async fn fire(
 
 /// The schedule's last run, if it has not ended.
 async fn open_run(connection: &mut PgConnection, stored: &Stored) -> Result<Option<TaskId>, Error> {
-    let Some(last) = stored.last_task.map(TaskId) else { return Ok(None) };
+    let Some(last) = stored.open_task.map(TaskId) else { return Ok(None) };
     let state = task::state(connection, &stored.namespace, last).await?;
     Ok(state.filter(|state| !state.is_terminal()).map(|_| last))
 }

@@ -49,7 +49,7 @@ prop_compose! {
         slots in 0_u32..40,
         free in maybe(any_capacity()),
     ) -> Asker {
-        Asker { name: "any".to_owned(), labels, queues, slots, free }
+        Asker { name: "any".to_owned(), labels, queues, slots, free, size: None }
     }
 }
 

@@ -53,7 +53,7 @@ fn a_group_at_its_limit_names_who_holds_it() {
     let task = InLine {
         lane: &world.lines[0].lane,
         since_us: NOW,
-        ahead: 0,
+        ahead: Ahead::default(),
         queue_holders: &[],
         group_holders: &holders,
     };
@@ -186,12 +186,78 @@ fn ahead_are_higher_levels_and_what_is_older_in_the_same_flow() {
     world.line(LaneKey { flow: stopped, ..with_priority(9) }, 60_000, NOW);
     let fleet = world.fleet();
     let moment = Moment { settings: &world.settings, usage: &world.usage, fleet: &fleet, now_us: NOW };
-    let lines = before(&world.lines, &lane(), NOW - SECOND, &moment);
-    let ahead = 3 + lines.iter().map(|line| line.waiting).sum::<u64>();
-    assert_eq!(ahead, 1_203);
+    let ahead = before(&world.lines, &lane(), NOW - SECOND, &moment).ahead(3, |line| line.waiting);
+    assert_eq!(ahead, Ahead { tasks: 1_407, in_turns: 204 });
     let task = InLine { lane: &lane(), since_us: NOW, ahead, queue_holders: &[], group_holders: &[] };
     let explanation = explain(task, &world.nodes, &moment);
-    assert_eq!(only(&explanation).message, "about 1,203 tasks go before it");
+    assert_eq!(
+        only(&explanation).message,
+        "about 1,407 tasks go before it, 204 of them of other groups or queues, which take turns with its own"
+    );
+}
+
+#[test]
+fn the_last_of_several_equal_groups_has_all_the_others_before_it_also_where_their_queue_is_paused() {
+    let mut world = World::with_slots(1);
+    world.queue("default").paused = Some(paused());
+    for group in ["a", "b", "c"] {
+        world.line(in_group(group), 10, NOW - 2 * SECOND);
+    }
+    world.group("default", "stopped").paused = Some(paused());
+    world.line(in_group("stopped"), 10, NOW - 2 * SECOND);
+    world.line(in_group("d"), 10, NOW - 2 * SECOND);
+    let fleet = world.fleet();
+    let ahead = |world: &World, in_lane| {
+        let moment = Moment { settings: &world.settings, usage: &world.usage, fleet: &fleet, now_us: NOW };
+        before(&world.lines, &in_group("d"), NOW - SECOND, &moment).ahead(in_lane, |line| line.waiting)
+    };
+    assert_eq!(ahead(&world, 9), Ahead { tasks: 39, in_turns: 30 });
+    assert_eq!(ahead(&world, 2), Ahead { tasks: 11, in_turns: 9 });
+    world.weight("d", 3);
+    assert_eq!(ahead(&world, 9), Ahead { tasks: 21, in_turns: 12 });
+    world.weight("a", 30);
+    assert_eq!(ahead(&world, 9), Ahead { tasks: 27, in_turns: 18 });
+}
+
+#[test]
+fn each_condition_that_keeps_out_all_nodes_is_told_not_only_the_first() {
+    let mut world = World { nodes: vec![node("w1", 1), node("w2", 1)], ..World::default() };
+    let two = Capacity { millicpus: 2_000, memory: 8 << 30 };
+    for node in &mut world.nodes {
+        (node.queues, node.free, node.size) = (["media".to_owned()].into(), Some(two), Some(two));
+    }
+    let needs = Capacity { millicpus: 64_000, memory: 512 << 20 };
+    let line = world.line(LaneKey { requires: labels(&[("gpu", "*")]), needs, ..lane() }, 1, NOW);
+    let told = |world: &World| -> Vec<ConditionKind> {
+        world.explain(line, NOW).conditions.iter().map(|condition| condition.kind).collect()
+    };
+    let all = [ConditionKind::NodeLabels, ConditionKind::NodeQueues, ConditionKind::NodeResources];
+    assert_eq!(told(&world), all);
+    // The second is otherwise fit, so it does not serve; the first would, and lacks the label.
+    world.nodes[0].queues.clear();
+    world.nodes[1].labels = labels(&[("gpu", "a100")]);
+    assert_eq!(told(&world), [ConditionKind::NodeQueues, ConditionKind::NodeResources]);
+}
+
+#[test]
+fn a_task_that_is_larger_than_each_node_is_not_told_to_wait_for_room() {
+    let mut world = World::with_slots(1);
+    let (two, one) = ((2_000, 8 << 30), (1_000, 1 << 30));
+    let amount = |(millicpus, memory)| Some(Capacity { millicpus, memory });
+    (world.nodes[0].size, world.nodes[0].free) = (amount(two), amount(one));
+    let needs = |millicpus| LaneKey { needs: Capacity { millicpus, memory: 512 << 20 }, ..lane() };
+    let large = world.line(needs(64_000), 1, NOW);
+    let told = world.explain(large, NOW);
+    assert_eq!(
+        only(&told).message,
+        "no live node is large enough for 64 cpus and 512MiB, whatever runs there (1 live node; the most that any has in \
+         all: 2 cpus and 8GiB)"
+    );
+    assert_eq!(lasting(told.conditions).len(), 1, "it holds once it comes in line as well");
+    let fits = world.line(needs(2_000), 1, NOW);
+    let told = world.explain(fits, NOW);
+    assert!(only(&told).message.starts_with("no live node has 2 cpus and 512MiB free"));
+    assert_eq!(lasting(told.conditions), []);
 }
 
 #[test]

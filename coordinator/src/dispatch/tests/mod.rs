@@ -79,7 +79,7 @@ impl World {
         let task = InLine {
             lane: &line.lane,
             since_us: line.head_since_us,
-            ahead: 0,
+            ahead: Ahead::default(),
             queue_holders: &[],
             group_holders: &[],
         };

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use orca_proto::ids::{InstanceId, TaskId};
 use orca_proto::node::{ClaimRequest, Registration};
 use orca_proto::quantity::Bytes;
-use orca_proto::spec::{NewTask, Role};
+use orca_proto::spec::{NewTask, Resources, Role};
 use orca_proto::token::Access;
 use orca_proto::why::ConditionKind;
 use serde_json::json;
@@ -71,7 +71,11 @@ async fn labels_resources_slots_and_queues_that_no_node_has_are_told() {
     let test = TestApp::start().await;
     let small = Registration { cpus: Some(0.5), memory: Some(Bytes(1 << 40)), slots: 1, ..worker("small") };
     assert_eq!(claim(&test, &small, &["media"]).await, 0);
-    let on = |queue: &str| NewTask { queue: queue.into(), ..task("t") };
+    let on = |queue: &str| {
+        let mut small = NewTask { queue: queue.into(), ..task("t") };
+        small.resources.cpus = 0.1;
+        small
+    };
     let id = test.enqueue(on("default")).await;
     assert_eq!(
         blocked_by(&test, id, ConditionKind::NodeQueues).await,
@@ -82,10 +86,21 @@ async fn labels_resources_slots_and_queues_that_no_node_has_are_told() {
     let mut large = on("media");
     large.resources.cpus = 8.0;
     let id = test.enqueue(NewTask { priority: 1, ..large }).await;
-    assert!(blocked_by(&test, id, ConditionKind::NodeResources).await.contains("8 cpus"));
+    let message = blocked_by(&test, id, ConditionKind::NodeResources).await;
+    assert!(message.starts_with("no live node is large enough for 8 cpus"), "{message}");
 
-    let mut fits = NewTask { priority: 2, ..on("media") };
-    fits.resources.cpus = 0.1;
+    let all = NewTask { requires: labels(&[("gpu", "*")]), ..on("default") };
+    let id =
+        test.enqueue(NewTask { resources: Resources { cpus: 8.0, ..all.resources.clone() }, ..all }).await;
+    let told = why(&test, id).await;
+    let blocking: Vec<ConditionKind> =
+        told.conditions.iter().filter(|one| one.blocks).map(|one| one.kind).collect();
+    assert_eq!(
+        blocking,
+        [ConditionKind::NodeLabels, ConditionKind::NodeQueues, ConditionKind::NodeResources]
+    );
+
+    let fits = NewTask { priority: 2, ..on("media") };
     test.enqueue(fits.clone()).await;
     assert_eq!(claim(&test, &small, &["media"]).await, 1);
     let id = test.enqueue(fits).await;

@@ -202,7 +202,7 @@ fn count_values(text: &[u8]) -> usize {
 fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, ApiProblem> {
     let text = std::str::from_utf8(bytes)
         .map_err(|error| ApiProblem::new(Kind::Malformed, format!("the body is not UTF-8: {error}")))?;
-    serde_json::from_str(text).map_err(|error| match error.classify() {
+    orca_proto::strict::from_str(text).map_err(|error| match error.classify() {
         Category::Data => ApiProblem(Problem::validation(vec![FieldError::new("", error.to_string())])),
         _ => ApiProblem::new(Kind::Malformed, format!("the body is not JSON: {error}")),
     })

@@ -31,6 +31,9 @@ const FIRST: Duration = Duration::from_millis(50);
 /// The longest.
 const LONGEST: Duration = Duration::from_secs(2);
 
+/// How long the answer to a report is waited for once its lease is over.
+const ANSWER: Duration = Duration::from_secs(10);
+
 /// Why a report was not recorded.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Unrecorded {
@@ -163,9 +166,16 @@ impl Reporter {
             answer: Some(answer),
         };
         self.queue([Entry { report: AttemptReport { task, token, outcome, result }, claim }]);
+        tokio::pin!(answered);
         tokio::select! {
-            answer = answered => answer.unwrap_or(Err(Unrecorded::LeaseOver)),
-            () = held.over() => Err(Unrecorded::LeaseOver),
+            answer = &mut answered => return answer.unwrap_or(Err(Unrecorded::LeaseOver)),
+            () = held.over() => {}
+        }
+        // A report that is recorded ends the lease, and a renewal may say so before the answer to the report is here, as that one
+        // waits for the others in its request.
+        match tokio::time::timeout(ANSWER, answered).await {
+            Ok(Ok(answer)) => answer,
+            _ => Err(Unrecorded::LeaseOver),
         }
     }
 

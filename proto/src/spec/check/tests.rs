@@ -222,3 +222,20 @@ fn secrets_are_files_of_one_directory_and_no_two_are_one_file() {
     assert_eq!(errors(serde_json::json!([{"name": "b", "as": "a"}, {"name": "a"}])), ["/secrets/1/name"]);
     assert_eq!(errors((0..33).map(|n| serde_json::json!({"name": format!("s{n}")})).collect()), ["/secrets"]);
 }
+
+#[test]
+fn what_contradicts_itself_is_named() {
+    let task = from_json(serde_json::json!({
+        "retry": { "exit_codes": [1, 2], "except_exit_codes": [3, 1], "backoff": { "initial": "10m" } },
+        "timeouts": { "start_to_close": "1m", "heartbeat": "2m" },
+    }));
+    assert_eq!(
+        errors_of(&task),
+        ["/retry/backoff/initial", "/retry/except_exit_codes/1", "/timeouts/heartbeat"]
+    );
+    let task = from_json(serde_json::json!({
+        "retry": { "backoff": { "initial": "10m", "max": "10m" } },
+        "timeouts": { "start_to_close": "1m", "heartbeat": "1m" },
+    }));
+    assert_eq!(errors_of(&task), Vec::<String>::new());
+}

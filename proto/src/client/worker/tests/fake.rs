@@ -37,6 +37,8 @@ pub(super) struct Book {
     pub(super) granted: usize,
     /// Most leases that were out at one time.
     pub(super) most: usize,
+    /// Whether what was reported is only answered once this is over.
+    pub(super) hold_reports: bool,
     /// Answer this to reports.
     pub(super) refuse_reports: Option<Kind>,
     /// Answer this to claims and renewals.
@@ -186,7 +188,11 @@ impl Fake {
             }
             "claims" => self.claim(serde_json::from_slice(body).unwrap()).await,
             "renewals" => self.renew(serde_json::from_slice(body).unwrap()).await,
-            "reports" => self.reports(serde_json::from_slice(body).unwrap()),
+            "reports" => {
+                let answer = self.reports(serde_json::from_slice(body).unwrap());
+                self.held(LIMIT, |book| (!book.hold_reports).then_some(())).await?;
+                answer
+            }
             "report" => {
                 let mut parts = path.rsplit('/').skip(1);
                 let token = parts.next().unwrap().parse().unwrap();

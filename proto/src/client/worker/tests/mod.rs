@@ -10,16 +10,20 @@ use serde::de::IgnoredAny;
 use serde_json::json;
 use serde_json::value::RawValue;
 use tokio::sync::{Barrier, Notify};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use self::fake::{Fake, LIMIT};
+use super::membership::Membership;
+use super::reporter::Reporter;
 use super::{Counts, Ending, Worker, WorkerError, WorkerSettings};
 use crate::attempt::RefusedKind;
 use crate::client::Client;
 use crate::duration::Span;
-use crate::node::Grant;
+use crate::ids::{FencingToken, TaskId};
+use crate::node::{Grant, LeaseRef};
 use crate::problem::Kind;
-use crate::task::{Outcome, Timeout};
+use crate::task::{Outcome, State, Timeout};
 
 const LEASE: Duration = Duration::from_secs(30);
 
@@ -178,6 +182,33 @@ async fn reports_are_sent_again_until_they_are_answered_and_their_leases_go_on_m
     }
     assert_eq!(rig.fake.book().unexpected, 0);
     assert_eq!(rig.stop().await.settled, 2);
+}
+
+#[tokio::test]
+async fn a_recorded_report_counts_also_where_a_renewal_says_first_that_its_lease_is_gone() {
+    let fake = Fake::start(LEASE).await;
+    let client = Client::new(&fake.url, "token").unwrap();
+    let (member, _) = Membership::register(client, fake.registration()).await.unwrap();
+    let member = Arc::new(member);
+    let reporter = Reporter::start(Arc::clone(&member), 1, Duration::ZERO);
+    let lease = LeaseRef { task: TaskId::new(), token: FencingToken(1) };
+    let held = member.leases().hold(lease, Instant::now() + LEASE, None);
+    fake.change(|book| book.hold_reports = true);
+    let report = reporter.report(&held, Outcome::Failed { exit_code: 3, reason: None }, None);
+    tokio::pin!(report);
+    let recorded = async {
+        fake.outcome(lease).await;
+        member.leases().lose_all();
+        // It is polled with the lease over, and not answered yet.
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        fake.change(|book| book.hold_reports = false);
+        pending::<()>().await;
+    };
+    let answer = tokio::select! {
+        answer = &mut report => answer,
+        () = recorded => unreachable!(),
+    };
+    assert_eq!(answer, Ok(State::Succeeded), "what the fake says of all");
 }
 
 #[tokio::test]
