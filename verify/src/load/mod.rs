@@ -117,7 +117,7 @@ pub async fn run(
         let mut operator = Operator::new(system, recorder, namespace, number, seeded(number), mix)?;
         let stop = stop.clone();
         work.spawn(async move {
-            stop.run_until_cancelled(async { operator.work().await }).await;
+            stop.run_until_cancelled(Box::pin(operator.work())).await;
             Ok(())
         });
     }
