@@ -67,6 +67,37 @@ async fn a_body_that_cannot_be_read_is_refused_by_what_is_wrong_with_it() {
 }
 
 #[tokio::test]
+async fn an_array_in_the_place_of_an_object_is_refused_where_it_stands_and_of_a_batch_each_fault_is_told() {
+    let server = Server::start().await;
+    let plain = r#"{"container":{"image":"x"}}"#;
+    let mut tasks = vec![plain; 600];
+    tasks[567] = r#"{"container":{"image":"x"},"priority":101}"#;
+    tasks[568] = r#"{"container":{"image":"x"},"run_at":"tomorrow"}"#;
+    let batch = format!(r#"{{"tasks":[{}]}}"#, tasks.join(","));
+    for (path, body, expected) in [
+        (
+            "/v1/tasks",
+            r#"{"container":["debian:bookworm-slim",["echo","pos"]],"queue":"bad"}"#,
+            &["/container"][..],
+        ),
+        ("/v1/tasks", r#"{"container":{"image":"x"},"retry":[5]}"#, &["/retry"]),
+        ("/v1/cancellations", r#"{"selector":[[],"run"]}"#, &["/selector"]),
+        ("/v1/tasks", r#"{"container":{"image":"x"},"deadline":"3000-01-01T00:00:00Z"}"#, &["/deadline"]),
+        ("/v1/batches", &batch, &["/tasks/567/priority", "/tasks/568/run_at"]),
+    ] {
+        let (status, _, told) = post(&server, path, "application/json", body.to_owned()).await;
+        let errors = told["errors"].as_array().unwrap();
+        let pointers: Vec<&str> = errors.iter().map(|error| error["pointer"].as_str().unwrap()).collect();
+        assert_eq!((status, pointers.as_slice()), (422, expected), "{told}");
+    }
+    let late = r#"{"container":{"image":"x"},"deadline":"2999-12-31T00:00:00Z"}"#;
+    let late =
+        server.operator(Method::POST, "/v1/tasks").header("content-type", "application/json").body(late);
+    assert_eq!(late.send().await.unwrap().status(), 201);
+    server.stop().await;
+}
+
+#[tokio::test]
 async fn a_body_over_its_routes_limit_is_413_whether_its_length_was_told_or_not() {
     let server = Server::start().await;
     for (path, limit) in [("/v1/tasks", limits::BODY), ("/v1/batches", limits::PLAN_BODY)] {

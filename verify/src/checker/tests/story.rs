@@ -82,6 +82,8 @@ pub(super) fn task(ask: &str, state: State, ended: i64) -> Task {
         retried_as: Vec::new(),
         retry_of: None,
         approval: None,
+        signals: Vec::new(),
+        retried_as: Vec::new(),
     }
 }
 
