@@ -78,8 +78,6 @@ pub(super) fn task(ask: &str, state: State, ended: i64) -> Task {
         depends_on: Vec::new(),
         result: None,
         attempts: Vec::new(),
-        signals: Vec::new(),
-        retried_as: Vec::new(),
         retry_of: None,
         approval: None,
         signals: Vec::new(),
