@@ -6,6 +6,7 @@ use orca_proto::agent::{AgentReport, files, routes};
 use orca_proto::limits;
 use orca_proto::plan::Plan;
 use orca_proto::spec::holds_nul;
+use orca_proto::strict;
 use orca_proto::task::Outcome;
 use serde_json::Value;
 
@@ -73,7 +74,8 @@ fn left_result(dir: &AttemptDir) -> Result<Option<Value>, String> {
 
 fn left_plan(dir: &AttemptDir) -> Result<Option<Plan>, String> {
     let Some(text) = read(dir, files::PLAN, limits::PLAN_BODY)? else { return Ok(None) };
-    serde_json::from_slice(&text).map(Some).map_err(|error| not_readable(files::PLAN, &error))
+    let text = std::str::from_utf8(&text).map_err(|error| not_readable(files::PLAN, &error))?;
+    strict::from_str(text).map(Some).map_err(|error| not_readable(files::PLAN, &error))
 }
 
 fn read(dir: &AttemptDir, name: &str, most: usize) -> Result<Option<Vec<u8>>, String> {

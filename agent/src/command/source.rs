@@ -3,6 +3,8 @@
 use std::fs::File;
 use std::io::{self, Read};
 
+use orca_proto::strict;
+
 use super::VerbError;
 
 /// The JSON text that `argument` names: `-` is standard input, `@PATH` a file; anything else is the text itself where it
@@ -50,7 +52,8 @@ fn bounded(from: &mut dyn Read, name: &str, most: usize) -> Result<Vec<u8>, Verb
 /// # Errors
 /// When it is not JSON of that kind.
 pub(super) fn parse<T: serde::de::DeserializeOwned>(text: &[u8], what: &str) -> Result<T, VerbError> {
-    serde_json::from_slice(text).map_err(|error| VerbError::Usage(format!("not {what}: {error}")))
+    let text = std::str::from_utf8(text).map_err(|error| VerbError::Usage(format!("not {what}: {error}")))?;
+    strict::from_str(text).map_err(|error| VerbError::Usage(format!("not {what}: {error}")))
 }
 
 /// As JSON text.

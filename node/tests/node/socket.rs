@@ -81,7 +81,7 @@ async fn nothing_is_answered_without_the_attempts_own_token() {
 async fn each_way_of_being_wrong_has_its_problem() {
     let rig = Rig::start(RuntimeKind::Process).await;
     let (lease, inside) = inside(&rig).await;
-    let cases: [(&str, &str, &[u8], Kind); 10] = [
+    let cases: [(&str, &str, &[u8], Kind); 11] = [
         ("GET", "/v1/nowhere", b"", Kind::NotFound),
         ("DELETE", "/v1/attempt", b"", Kind::MethodNotAllowed),
         ("POST", "/v1/progress", b"{", Kind::Malformed),
@@ -89,6 +89,7 @@ async fn each_way_of_being_wrong_has_its_problem() {
         ("POST", "/v1/progress", b"{\"colour\": 1}", Kind::Validation),
         ("POST", "/v1/progress", b"{\"percent\": 101}", Kind::Validation),
         ("PUT", "/v1/plan", b"{\"tasks\": []}", Kind::Forbidden),
+        ("PUT", "/v1/result", b"{\"a\": [\"x\\u0000y\"]}", Kind::Malformed),
         ("POST", "/v1/report", b"{\"outcome\": {\"kind\": \"lost\"}}", Kind::Validation),
         ("PUT", "/v1/artifacts/.hidden", b"x", Kind::Validation),
         ("GET", "/v1/artifacts/018f0000-0000-7000-8000-000000000000", b"", Kind::NotFound),

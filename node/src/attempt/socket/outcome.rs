@@ -8,7 +8,7 @@ use orca_proto::agent::AgentReport;
 use orca_proto::limits;
 use orca_proto::plan::{self, Plan};
 use orca_proto::problem::{FieldError, Kind, Problem};
-use orca_proto::spec::Role;
+use orca_proto::spec::{Role, holds_nul};
 use serde::Serialize;
 use serde_json::Value;
 
@@ -27,6 +27,11 @@ pub(super) async fn result(
     if serde_json::to_string(&result).map_or(usize::MAX, |text| text.len()) > limits::RESULT {
         let detail = "a result may have at most 1 MiB; keep it as an artifact";
         return Err(ApiProblem::new(Kind::BodyTooLarge, detail));
+    }
+    if holds_nul(&result) {
+        // It could not be stored, and who posts it may still mend it.
+        let detail = "a string in it holds the character U+0000, which a result cannot";
+        return Err(ApiProblem::new(Kind::Malformed, detail));
     }
     stage(&session, private::RESULT, result).await?;
     Ok(StatusCode::NO_CONTENT)
