@@ -52,7 +52,7 @@ pub(crate) fn registration(name: &str, slots: u32) -> Registration {
         cpus: None,
         memory: None,
         resumes: Vec::new(),
-            home: None,
+        home: None,
     }
 }
 
